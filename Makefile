@@ -1,0 +1,59 @@
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+PORT ?= 8000
+MFA_INSTANCE ?= instance
+export PORT MFA_INSTANCE
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check demo requirements clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+serve: .venv/serve  ## Run the service on 127.0.0.1:8000 (PORT and MFA_INSTANCE move it)
+	@$(BIN)/flask mfa init
+	@$(BIN)/flask mfa upgrade
+	@$(BIN)/python tools/greeting.py
+	@exec $(BIN)/gunicorn wsgi:app
+
+test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and a real Redis
+	@tools/programs.sh
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+check: .venv/test lint  ## The quick part: lint, types, and tests that need no server
+	$(BIN)/pytest -q -m "not services"
+
+.PHONY: lint
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
+	@$(BIN)/python tools/demo.py $(ARGS)
+
+requirements: .venv/test  ## Pin and hash what make installs, anew
+	cd requirements && for list in serve test; do \
+	  ../$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options -o $$list.txt $$list.in; done
+
+clean:  ## Remove the virtual environment and caches; instance/ stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+
+.venv/serve: requirements/serve.txt setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q --require-hashes -r requirements/serve.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/test: requirements/test.txt .venv/serve | .venv/bin/python
+	$(BIN)/pip install -q --require-hashes -r requirements/test.txt
+	@touch $@

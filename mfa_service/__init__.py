@@ -1,0 +1,22 @@
+"""Multi-factor sign-in for Python teams: a password, a code from the phone, a token.
+
+The public names are imported on demand, so that an app which only guards its views loads no database.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "create_app": "mfa_service.app",
+    "MFA": "mfa_service.extension",
+    "Guard": "mfa_service.guard",
+    "require_mfa": "mfa_service.guard",
+    "current_identity": "mfa_service.guard",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,240 @@
+"""Every setting once, with its type, its default, its check and its reason.
+
+A setting is read from the environment (or the host's `app.config`) under its upper-case name with the prefix
+`MFA_`. All that is missing, weak or contradictory is reported in one go and stops the start.
+"""
+
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+from mfa_service.errors import ConfigurationError
+
+#: Returns what is wrong with a value, or None.
+Check = Callable[[Any], str | None]
+
+_EXAMPLES = ("changeme", "secret", "password", "your-256-bit-secret", "example")
+
+
+def setting(
+    default: Any = MISSING, *, why: str, check: Check | None = None, env: str = "", secret: bool = False
+) -> Any:
+    """Declare a setting: `why` it exists, how it is checked, and whether it must never be printed."""
+    metadata = {"why": why, "check": check, "env": env}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+def between(low: int, high: int) -> Check:
+    """A check that a number lies within these bounds, both included."""
+    return lambda value: None if low <= value <= high else f"must be between {low} and {high}"
+
+
+def _rate(value: str) -> str | None:
+    good = re.fullmatch(r"\d+ ?(per|/) ?(\d+ ?)?(second|minute|hour|day)s?", value, re.ASCII)
+    return None if good and not value.startswith("0") else 'must read like "5 per 15 minutes"'
+
+
+def _origin(value: str) -> str | None:
+    url = urlsplit(value)
+    is_plain = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment)
+    return None if is_plain and not value.endswith("/") else "must be an http(s) address without a slash at the end"
+
+
+def _origins(values: tuple[str, ...]) -> str | None:
+    bare = all(_origin(value) is None and not urlsplit(value).path for value in values)
+    return None if bare else "must be origins such as https://shop.example, separated by commas"
+
+
+def _label(value: str) -> str | None:
+    return None if value.strip() and ":" not in value else "must not be empty or hold a colon"
+
+
+def weakness_of_secret(secret: str | bytes) -> str | None:
+    """Say why this can't be a secret: short, few different bytes, a pattern, or an example from a manual."""
+    raw = secret.encode() if isinstance(secret, str) else secret
+    if len(raw) < 32:
+        return "must be at least 32 bytes"
+    if len(set(raw)) < 10 or raw in (raw + raw)[1:-1]:
+        return "repeats itself: make one with `openssl rand -base64 48`"
+    rest = raw.lower()
+    for example in _EXAMPLES:
+        rest = rest.replace(example.encode(), b"")
+    return "holds an example value: make one with `openssl rand -base64 48`" if len(rest) < 24 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The configuration of one service, checked. Make it with `Settings.load`."""
+
+    instance: Path = setting(Path("instance"), why="The folder of the keys and of the SQLite file.")
+    database_url: str = setting(
+        "", secret=True, why="SQLite (a file) or PostgreSQL. Empty: `mfa.db` in the instance folder."
+    )
+    keyring: Path | None = setting(
+        None, why="The file of the keys that seal secrets and hashes. Empty: `keyring.json` in the instance folder."
+    )
+    keys: str | None = setting(
+        None, secret=True, why="The content of that file, for those who must pass it by the environment."
+    )
+    signing_keys: Path | None = setting(
+        None, why="The folder of the ES256 keys that sign tokens. Empty: `signing-keys` in the instance folder."
+    )
+    jwt_secret: str | None = setting(
+        None,
+        env="JWT_SECRET",
+        secret=True,
+        check=weakness_of_secret,
+        why="Signs tokens with HS256 instead. Whoever verifies with it can mint, too.",
+    )
+    public_url: str = setting(
+        "http://127.0.0.1:8000", check=_origin, why="The address that clients use: the issuer (`iss`) of all tokens."
+    )
+    audiences: tuple[str, ...] = setting(
+        (), why="Apps that may accept our access tokens (`aud`), beside the issuer; separated by commas."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), why="Host names that are answered, others get 400. Empty: that of the public address, and loopback."
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), check=_origins, why="Origins whose pages may call the API from a browser; separated by commas."
+    )
+    trusted_proxies: int = setting(
+        0,
+        check=between(0, 10),
+        why="How many proxies stand in front, each adding to `X-Forwarded-For`. 0: the header is ignored.",
+    )
+    redis_url: str | None = setting(
+        None, secret=True, why="Shares the rate limits between worker processes and machines."
+    )
+    auth_rate_limit: str = setting(
+        "5 per 15 minutes", check=_rate, why="How often one client may call one credential route."
+    )
+    registration_rate_limit: str = setting(
+        "300 per hour", check=_rate, why="Registrations taken from all clients together: each costs a hash and rows."
+    )
+    registration_open: bool = setting(
+        True, why="Whether people register themselves. False: 403, and the route leaves the OpenAPI document."
+    )
+    totp_issuer: str = setting("MFA Service", check=_label, why="The name that authenticator apps show.")
+    totp_window: int = setting(
+        2, check=between(0, 2), why="How many 30-second steps a phone's clock may be off, either way."
+    )
+    bcrypt_cost: int = setting(
+        12, check=between(4, 16), why="Work factor of password hashes; 12 is a quarter of a second. Not under 10."
+    )
+    password_min_length: int = setting(8, check=between(8, 64), why="In code points (NIST SP 800-63B).")
+    hashing_threads: int = setting(
+        1, check=between(1, 64), why="Passwords that a process hashes at once; gunicorn.conf.py sets it from the cores."
+    )
+    hashing_queue: int = setting(
+        6, check=between(0, 100), why="Hashes that may wait for a thread; beyond that login answers 503 at once."
+    )
+    testing: bool = setting(
+        False, env="TESTING", why="Allows a bcrypt cost under 10. From code only, never from the environment."
+    )
+
+    @classmethod
+    def load(cls, source: Mapping[str, Any], *, needs_keys: bool = True) -> Self:
+        """Read and check the settings. `needs_keys=False` is for the commands that make the keys.
+
+        Raises ConfigurationError with every problem found.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for spec in fields(cls):
+            name = env_name(spec)
+            if source.get(name) not in (None, ""):
+                try:
+                    values[spec.name] = _parsed(source[name], get_type_hints(cls)[spec.name])
+                except ValueError as error:
+                    problems.append(f"{name} {error}")
+        settings = cls(**values)
+        problems += settings._problems(needs_keys)
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
+
+    def _problems(self, needs_keys: bool) -> Iterator[str]:
+        for spec in fields(self):
+            value, check = getattr(self, spec.name), spec.metadata["check"]
+            reason = check(value) if check and value is not None else None
+            if reason:
+                yield f"{env_name(spec)} {reason}"
+        if self.bcrypt_cost < 10 and not self.testing:
+            yield "MFA_BCRYPT_COST must be at least 10"
+        if self.keys and self.keyring:
+            yield "MFA_KEYS and MFA_KEYRING are both set: choose one"
+        if self.jwt_secret and self.signing_keys:
+            yield "JWT_SECRET and MFA_SIGNING_KEYS are both set: tokens have one signature"
+        if needs_keys:
+            yield from self._missing_keys()
+
+    def _missing_keys(self) -> Iterator[str]:
+        if not self.keys and not self.keyring_file.is_file():
+            yield f"no keyring at {self.keyring_file}: run `flask mfa init`, or set MFA_KEYRING or MFA_KEYS"
+        if not self.jwt_secret and not any(self.signing_folder.glob("*.pem")):
+            where = self.signing_folder
+            yield f"no signing key in {where}: run `flask mfa init`, or set MFA_SIGNING_KEYS or JWT_SECRET"
+
+    @property
+    def folder(self) -> Path:
+        """The instance folder, absolute."""
+        return self.instance.resolve()
+
+    @property
+    def keyring_file(self) -> Path:
+        """Where the keyring is read from unless `keys` holds it."""
+        return self.keyring or self.folder / "keyring.json"
+
+    @property
+    def signing_folder(self) -> Path:
+        """Where the ES256 keys are read from unless `jwt_secret` is set."""
+        return self.signing_keys or self.folder / "signing-keys"
+
+    @property
+    def database(self) -> str:
+        """The database's address for SQLAlchemy, with psycopg 3 as the driver of PostgreSQL."""
+        url = self.database_url or f"sqlite:///{self.folder / 'mfa.db'}"
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The host names that are answered."""
+        own = urlsplit(self.public_url).hostname or ""
+        return list(self.allowed_hosts) or [own, "localhost", "127.0.0.1", "[::1]"]
+
+
+def env_name(spec: "Field[Any]") -> str:
+    """The name under which a setting is read from the environment."""
+    return str(spec.metadata["env"]) or f"MFA_{spec.name.upper()}"
+
+
+def _parsed(value: Any, kind: Any) -> Any:
+    """Read a value of the environment as `kind`; values of another type come from code and must fit already."""
+    if get_origin(kind) is types.UnionType:
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if get_origin(kind) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(part.strip() for part in parts if part.strip())
+    if kind is bool:
+        return _parsed_bool(value)
+    if kind is int and not re.fullmatch(r"-?[0-9]{1,9}", str(value)):
+        raise ValueError("must be a whole number")
+    return kind(value)
+
+
+def _parsed_bool(value: Any) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return known[str(value).strip().lower()]
+    except KeyError:
+        raise ValueError("must be true or false") from None
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The part of the environment that is ours."""
+    return {name: value for name, value in environment.items() if name.startswith("MFA_") or name == "JWT_SECRET"}

@@ -1,0 +1,69 @@
+"""Password hashes: NFC, HMAC-SHA-384 under a fixed label, base64, bcrypt.
+
+bcrypt reads 72 bytes and stops at NUL; 48 bytes of HMAC in base64 are 64 printable ones, so every character of a
+long password counts. The label is no secret: it keeps hashes that leaked elsewhere from being tried here. Stored
+form: the scheme, then bcrypt's own string, which names the cost. What is stored is sealed besides (`vault.py`).
+"""
+
+import base64
+import hmac
+import re
+import secrets
+import unicodedata
+
+import bcrypt
+
+SCHEME = "$bcrypt-hmac-sha384"
+MAX_BYTES = 1024
+_LABEL = b"mfa_service/password/1"
+_BCRYPT = re.compile(r"\$2b\$(\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
+_ALPHABET = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class UnknownHash(ValueError):
+    """The stored string is none that this module wrote."""
+
+
+def hash_password(password: str, cost: int) -> str:
+    """Hash at bcrypt's work factor `cost` (4 to 31). Takes about a quarter of a second at 12."""
+    return SCHEME + bcrypt.hashpw(_reduced(password), bcrypt.gensalt(cost)).decode()
+
+
+def verify_password(password: str, stored: str, cost: int) -> bool:
+    """Compare with a stored hash, in the time of a hash at the current `cost` even where `stored` is cheaper.
+
+    A hash at cost c takes 2**c rounds, so the missing rounds are 2**c + 2**(c+1) + … + 2**(cost-1): without them an
+    account that was hashed before the cost was raised answers sooner than an unknown name does.
+    Raises UnknownHash.
+    """
+    plain, reduced = _bcrypt_part(stored), _reduced(password)
+    is_right = bcrypt.checkpw(reduced, plain)
+    for missing in range(_cost(stored), cost):
+        bcrypt.checkpw(reduced, _bcrypt_part(decoy(missing)))
+    return is_right
+
+
+def needs_rehash(stored: str, cost: int) -> bool:
+    """Whether the hash was made at another cost. Raises UnknownHash."""
+    return _cost(stored) != cost
+
+
+def decoy(cost: int) -> str:
+    """A well-formed hash of nothing, for names that nobody has: comparing with it costs what a real one does."""
+    return f"{SCHEME}$2b${cost:02}$" + "".join(secrets.choice(_ALPHABET) for _ in range(53))
+
+
+def _reduced(password: str) -> bytes:
+    normal = unicodedata.normalize("NFC", password).encode()
+    return base64.b64encode(hmac.digest(_LABEL, normal, "sha384"))
+
+
+def _bcrypt_part(stored: str) -> bytes:
+    plain = stored.removeprefix(SCHEME)
+    if not stored.startswith(SCHEME) or not _BCRYPT.fullmatch(plain):
+        raise UnknownHash("not a hash of this service")
+    return plain.encode()
+
+
+def _cost(stored: str) -> int:
+    return int(_bcrypt_part(stored)[4:6])

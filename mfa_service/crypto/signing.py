@@ -1,0 +1,111 @@
+"""The keys that sign tokens: a folder of ES256 keys with `kid`, or one HS256 secret.
+
+The newest file (by name) signs, all of them verify. With a shared secret nothing else is accepted, and nothing is
+published: whoever can verify with it can mint, too.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+from mfa_service.errors import ConfigurationError
+
+
+class VerifyingKeys(Protocol):
+    """What a verifier needs: one algorithm, and a look-up of keys by `kid`."""
+
+    @property
+    def algorithm(self) -> str:
+        """The only `alg` that is accepted."""
+
+    def find(self, kid: object) -> Any | None:
+        """The key of that `kid`, or None. `kid` comes from strangers: it is looked up, never followed."""
+
+
+class SigningKeys:
+    """ES256 keys by `kid` (RFC 7638 thumbprint); the last of `keys` signs."""
+
+    algorithm = "ES256"
+
+    def __init__(self, keys: list[ec.EllipticCurvePrivateKey]) -> None:
+        self._private = {thumbprint(key.public_key()): key for key in keys}
+        self._public = {kid: key.public_key() for kid, key in self._private.items()}
+        self.kid, self.key = list(self._private.items())[-1]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read all `*.pem` of a folder, oldest name first. Raises ConfigurationError."""
+        paths = sorted(folder.glob("*.pem"))
+        problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
+        if problems or not paths:
+            raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
+        return cls([key for path in paths if (key := _find_key(path))])
+
+    def find(self, kid: object) -> ec.EllipticCurvePublicKey | None:
+        """The public key of `kid`, or None."""
+        return self._public.get(kid) if isinstance(kid, str) else None
+
+    def public_jwks(self) -> dict[str, Any]:
+        """The JWK Set (RFC 7517) to publish: public members only."""
+        return {
+            "keys": [public_jwk(key) | {"kid": kid, "use": "sig", "alg": "ES256"} for kid, key in self._public.items()]
+        }
+
+
+class SharedSecret:
+    """One HS256 secret; tokens carry no `kid`."""
+
+    algorithm = "HS256"
+    kid = None
+
+    def __init__(self, secret: str) -> None:
+        self.key = secret.encode()
+
+    def find(self, kid: object) -> bytes | None:
+        """The secret, for tokens without a `kid`."""
+        return self.key if kid is None else None
+
+    def public_jwks(self) -> dict[str, Any]:
+        """Nothing: a shared secret has no public part."""
+        return {"keys": []}
+
+
+def new_key_pem() -> bytes:
+    """A fresh P-256 private key in PKCS 8."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def file_name(now: float) -> str:
+    """A name for a key made at `now` (Unix seconds), such that names sort by age."""
+    return f"es256-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}.pem"
+
+
+def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """The public members of a key as a JWK (RFC 7518 section 6.2)."""
+    members: Mapping[str, str] = ECAlgorithm.to_jwk(key, as_dict=True)
+    return {name: members[name] for name in ("crv", "kty", "x", "y")}
+
+
+def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
+    """The `kid` of a key: its RFC 7638 thumbprint, so that the same key has the same name everywhere."""
+    canonical = json.dumps(public_jwk(key), sort_keys=True, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).decode().rstrip("=")
+
+
+def _find_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError):
+        return None
+    is_p256 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
+    return key if is_p256 and isinstance(key, ec.EllipticCurvePrivateKey) else None

@@ -1,0 +1,54 @@
+"""Sealed values: AES-256-GCM under the keyring, bound to the place they are stored in.
+
+Envelope: version (1 byte) · length of the key id (1) · key id · nonce (12) · ciphertext and tag. The header and the
+context (`table.column:owner`) are authenticated, so a value pasted into another row, or under another key id, does
+not open. Given up: values can't be searched or compared while sealed.
+"""
+
+import os
+from functools import cache
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mfa_service.crypto.keyring import Keyring
+from mfa_service.errors import SealBroken
+
+_VERSION = 1
+_NONCE = 12
+
+
+class Vault:
+    """Seals and opens values with the keys of one keyring."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._cipher = cache(lambda key_id: AESGCM(keyring.sub_key(key_id, "seal")))
+
+    def seal(self, value: bytes, context: str) -> bytes:
+        """Encrypt `value` for one place, named by `context`, under the active key."""
+        key_id = self._keyring.active_id
+        header = bytes([_VERSION, len(key_id)]) + key_id.encode()
+        nonce = os.urandom(_NONCE)
+        return header + nonce + self._cipher(key_id).encrypt(nonce, value, header + context.encode())
+
+    def open(self, envelope: bytes, context: str) -> bytes:
+        """Decrypt what was sealed for this place. Raises SealBroken if it was not, or its key is unknown."""
+        key_id, end = _key_id(envelope)
+        header, nonce, sealed = envelope[:end], envelope[end : end + _NONCE], envelope[end + _NONCE :]
+        try:
+            return self._cipher(key_id).decrypt(nonce, sealed, header + context.encode())
+        except (KeyError, InvalidTag, ValueError):
+            raise SealBroken from None
+
+    def is_stale(self, envelope: bytes) -> bool:
+        """Whether the value is sealed under another key than the active one."""
+        return _key_id(envelope)[0] != self._keyring.active_id
+
+
+def _key_id(envelope: bytes) -> tuple[str, int]:
+    """The key id in the header, and where the header ends."""
+    if len(envelope) < 2 or envelope[0] != _VERSION:
+        raise SealBroken
+    end = 2 + envelope[1]
+    return envelope[2:end].decode("ascii", "replace"), end

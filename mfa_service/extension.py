@@ -1,0 +1,36 @@
+"""`MFA`: the whole service, mounted in a Flask app."""
+
+import time
+from collections.abc import Callable
+
+from flask import Flask
+
+from mfa_service import api, auth
+from mfa_service.config import Settings
+from mfa_service.guard import Guard
+from mfa_service.services import Services
+from mfa_service.web import EXTENSION, meta
+from mfa_service.web.limits import Limits
+from mfa_service.web.logs import log_events
+
+
+class MFA:
+    """The service in one app. State is in `app.extensions`; nothing on module level belongs to an app."""
+
+    def __init__(self, app: Flask, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        """Mount on `app`, whose Flask-SQLAlchemy is initialised. `clock` gives Unix seconds.
+
+        Raises ConfigurationError for keys that are missing, weak, or not those of the database.
+        """
+        with app.app_context():
+            self.services = Services(settings, app.extensions["sqlalchemy"].engine, clock)
+        self.services.health.ensure_keyring()
+        self.limits = Limits(app, settings)
+        app.extensions[EXTENSION] = self
+        sessions = self.services.sessions
+        Guard(self.services.verifier, find_account=sessions.find_account, clock=clock).init_app(app)
+        log_events(self.services.audit)
+        app.register_blueprint(meta.blueprint)
+        for blueprint in (auth.blueprint, api.blueprint):
+            app.register_blueprint(blueprint, url_prefix=f"/{blueprint.name}")
+            self.limits.attach(app, blueprint.name)

@@ -1,0 +1,88 @@
+"""For apps that verify tokens: `Guard` knows how, `require_mfa` keeps a view, `current_identity` says who came.
+
+This module is the side door: it needs Flask and PyJWT, and neither a database nor anything of the services.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+from flask import Flask, current_app, g, request
+from werkzeug.local import LocalProxy
+
+from mfa_service.crypto.tokens import AnotherKind, Identity, Verifier
+from mfa_service.errors import FullAuthenticationRequired, InvalidToken, NoToken
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_EXTENSION = "mfa_guard"
+#: What a view under `require_mfa` may answer besides its own.
+REFUSALS = (NoToken, InvalidToken, FullAuthenticationRequired)
+
+
+class Guard:
+    """Checks the access token of a request."""
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        find_account: Callable[[Identity], object | None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`find_account` gives what the service knows of a live session, or None if it has ended.
+
+        Without it a token is believed until it expires, whatever has happened to its session since.
+        """
+        self._verifier = verifier
+        self._find_account = find_account
+        self._clock = clock
+
+    def init_app(self, app: Flask) -> None:
+        """Make `require_mfa` work in `app`."""
+        app.extensions[_EXTENSION] = self
+
+    def check(self) -> None:
+        """Let the request pass and remember who it is. Raises NoToken, InvalidToken, FullAuthenticationRequired."""
+        token = _bearer_token()
+        try:
+            identity = self._verifier.access(token, now=self._clock())
+        except AnotherKind:
+            raise FullAuthenticationRequired from None
+        account = self._find_account(identity) if self._find_account else None
+        if self._find_account and account is None:
+            raise InvalidToken
+        # Only now, after every check: nothing that a half-checked request left may be believed.
+        g.mfa_identity, g.mfa_account = identity, account
+
+
+def require_mfa(view: Callable[P, R]) -> Callable[P, R]:
+    """Call the view only for an access token that a second factor was shown for."""
+
+    @functools.wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        guard: Guard = current_app.extensions[_EXTENSION]
+        guard.check()
+        return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
+
+    return guarded
+
+
+#: Who this request is from; only within a view under `require_mfa`.
+current_identity = cast("Identity", LocalProxy(lambda: g.mfa_identity))
+
+
+def current_account() -> object:
+    """What `find_account` gave for this request."""
+    return g.mfa_account
+
+
+def _bearer_token() -> str:
+    """The token of the one Authorization header (RFC 6750 section 2.1); never from a query or a form."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = token.strip(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise NoToken
+    return token

@@ -1,0 +1,156 @@
+"""The whole schema on one page. Every table is named `mfa_*`, times are UTC, ids are random strings.
+
+Columns ending in `_at` are times, `sealed_` columns hold envelopes of `crypto/vault.py`. The database settles all
+races: what may happen once stands here as a unique constraint, or as a column that one conditional UPDATE changes.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ID_LENGTH = 22
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware UTC time on every database; SQLite keeps none of the zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; refuse a naive time, whose zone nobody knows."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return it aware."""
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+class Base(DeclarativeBase):
+    """Root of our tables, on a registry and a metadata of its own: nothing of a host's is mixed in."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {datetime: UTCDateTime, dict[str, Any]: JSON}
+
+
+class User(Base):
+    """An account. `username` is shown, `username_key` is compared (RFC 8265)."""
+
+    __tablename__ = "mfa_users"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    username: Mapped[str] = mapped_column(String(64))
+    username_key: Mapped[str] = mapped_column(String(64), unique=True)
+    email: Mapped[str] = mapped_column(String(254))
+    sealed_password: Mapped[bytes] = mapped_column(LargeBinary)
+    password_set_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class TOTPSecret(Base):
+    """An authenticator. It counts as a factor once `confirmed_at` is set; a step up to `last_step` is used up."""
+
+    __tablename__ = "mfa_secrets"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"))
+    sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    last_step: Mapped[int] = mapped_column(BigInteger, default=-1)
+    created_at: Mapped[datetime]
+    confirmed_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        # One confirmed and one unconfirmed authenticator for each user, whatever runs at the same time.
+        Index(
+            "uq_mfa_secrets_confirmed",
+            "user_id",
+            unique=True,
+            sqlite_where=text("confirmed_at IS NOT NULL"),
+            postgresql_where=text("confirmed_at IS NOT NULL"),
+        ),
+        Index(
+            "uq_mfa_secrets_unconfirmed",
+            "user_id",
+            unique=True,
+            sqlite_where=text("confirmed_at IS NULL"),
+            postgresql_where=text("confirmed_at IS NULL"),
+        ),
+    )
+
+
+class Challenge(Base):
+    """A right password that waits for its second factor; its id is the `jti` of the pending token."""
+
+    __tablename__ = "mfa_challenges"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    closed_at: Mapped[datetime | None]
+
+
+class Session(Base):
+    """Somebody signed in; its id is the `sid` of the access token."""
+
+    __tablename__ = "mfa_sessions"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
+    address: Mapped[str] = mapped_column(String(64))
+    user_agent: Mapped[str] = mapped_column(String(256))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditEvent(Base):
+    """Something happened. Rows are added in the transaction of the fact and never changed."""
+
+    __tablename__ = "mfa_events"
+
+    # SQLite counts only INTEGER keys by itself.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    event: Mapped[str] = mapped_column(String(64))
+    # No foreign key: the record outlives the account.
+    user_id: Mapped[str | None] = mapped_column(String(ID_LENGTH), index=True)
+    address: Mapped[str] = mapped_column(String(64))
+    user_agent: Mapped[str] = mapped_column(String(256))
+    request_id: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any]]
+
+
+class Canary(Base):
+    """A known value sealed under the keyring: the wrong keyring is noticed at start, not at the first login."""
+
+    __tablename__ = "mfa_canaries"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    sealed_value: Mapped[bytes] = mapped_column(LargeBinary)

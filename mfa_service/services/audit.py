@@ -1,0 +1,90 @@
+"""The audit log: what happened, to whom, from where; one row in the transaction of the fact, one signal after it.
+
+The vocabulary is closed. A name is `noun.happened`: the noun is what it happened to, the verb is in the past. No
+event holds a password, a code, a secret or a token, nor the name that a stranger typed: it may be a password.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from blinker import Signal
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.models import AuditEvent
+
+
+class Event(StrEnum):
+    """Everything that is ever recorded."""
+
+    USER_REGISTERED = "user.registered"
+    REGISTRATION_REFUSED = "registration.refused"
+    PASSWORD_ACCEPTED = "login.password_accepted"
+    PASSWORD_REFUSED = "login.password_refused"
+    PASSWORD_REHASHED = "password.rehashed"
+    PASSWORD_UNREADABLE = "password.unreadable"
+    CHALLENGE_REFUSED = "challenge.refused"
+    CODE_REFUSED = "login.code_refused"
+    CODE_REPLAYED = "login.code_replayed"
+    LOGIN_COMPLETED = "login.completed"
+    FACTOR_ENROLLED = "factor.enrolled"
+    FACTOR_CONFIRMED = "factor.confirmed"
+    ENROLMENT_REFUSED = "enrolment.refused"
+    SECRET_UNREADABLE = "secret.unreadable"
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """Where a request came from, as the web layer saw it."""
+
+    address: str = ""
+    user_agent: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An event as listeners get it, after the commit."""
+
+    event: Event
+    at: datetime
+    user_id: str | None
+    client: ClientInfo
+    detail: dict[str, Any]
+
+
+class Audit:
+    """Writes events and tells listeners of them. `signal` sends `record=Recorded`."""
+
+    def __init__(self, session: scoped_session[Session], now: Callable[[], datetime]) -> None:
+        self._session = session
+        self._now = now
+        self.signal = Signal("an audit event was committed")
+
+    def record(self, event: Event, client: ClientInfo, *, user_id: str | None = None, **detail: Any) -> None:
+        """Add an event to the running unit of work."""
+        record = Recorded(event, self._now(), user_id, client, detail)
+        self._session.add(
+            AuditEvent(
+                at=record.at,
+                event=event,
+                user_id=user_id,
+                address=client.address,
+                user_agent=client.user_agent,
+                request_id=client.request_id,
+                detail=detail,
+            )
+        )
+        self._session.info["events"].append(record)
+
+    def publish(self, records: list[Recorded]) -> None:
+        """Send what a unit recorded; called after its commit. A listener that fails is logged and harms nobody."""
+        for record in records:
+            for receiver in self.signal.receivers_for(self):
+                try:
+                    receiver(self, record=record)
+                except Exception:
+                    logging.getLogger("mfa_service").exception("a listener of the audit failed")

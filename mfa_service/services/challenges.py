@@ -1,0 +1,61 @@
+"""Challenges: a right password waits here for its second factor. Short-lived, counted, single-use."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.crypto.opaque import new_id
+from mfa_service.crypto.tokens import PENDING_SECONDS, Pending
+from mfa_service.errors import InvalidPendingToken
+from mfa_service.models import Challenge
+from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.database import changes_one
+
+#: Codes that may be tried on one pending token.
+MAX_ATTEMPTS = 5
+
+
+class Challenges:
+    """Opens, counts and closes challenges; each change is one conditional UPDATE."""
+
+    def __init__(self, session: scoped_session[Session], audit: Audit, now: Callable[[], datetime]) -> None:
+        self._session = session
+        self._audit = audit
+        self._now = now
+
+    def open(self, user_id: str) -> str:
+        """Start a challenge and return its id."""
+        now = self._now()
+        challenge = Challenge(
+            id=new_id(), user_id=user_id, created_at=now, expires_at=now + timedelta(seconds=PENDING_SECONDS)
+        )
+        self._session.add(challenge)
+        return challenge.id
+
+    def attempt(self, pending: Pending, client: ClientInfo) -> None:
+        """Spend one attempt, before the code is looked at. Raises InvalidPendingToken if there is none left."""
+        spend = update(Challenge).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
+        if not changes_one(self._session, spend.values(attempts=Challenge.attempts + 1)):
+            self._refuse(pending, client)
+
+    def ensure_open(self, pending: Pending, client: ClientInfo) -> None:
+        """Refuse with InvalidPendingToken unless the challenge could still be attempted."""
+        found = select(Challenge.id).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
+        if self._session.scalar(found) is None:
+            self._refuse(pending, client)
+
+    def close(self, pending: Pending, client: ClientInfo) -> None:
+        """Use the challenge up. Raises InvalidPendingToken if another request was faster."""
+        closing = update(Challenge).where(self._is_open(pending)).values(closed_at=self._now())
+        if not changes_one(self._session, closing):
+            self._refuse(pending, client)
+
+    def _is_open(self, pending: Pending) -> ColumnElement[bool]:
+        is_theirs = and_(Challenge.id == pending.challenge_id, Challenge.user_id == pending.user_id)
+        return and_(is_theirs, Challenge.closed_at.is_(None), Challenge.expires_at > self._now())
+
+    def _refuse(self, pending: Pending, client: ClientInfo) -> None:
+        self._audit.record(Event.CHALLENGE_REFUSED, client, user_id=pending.user_id, challenge=pending.challenge_id)
+        raise InvalidPendingToken

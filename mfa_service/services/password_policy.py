@@ -1,0 +1,47 @@
+"""Which passwords are taken: long enough, not a common one, not the user's own name with a year behind it.
+
+NIST SP 800-63B section 3.1.1.2: length and a blocklist, and neither composition rules nor expiry. The list is
+zxcvbn's, which also sees through capitals, l33t and appended years; it comes with the package and asks no network.
+"""
+
+from collections.abc import Sequence
+
+from zxcvbn import zxcvbn
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from mfa_service.crypto.passwords import MAX_BYTES
+from mfa_service.errors import WeakPassword
+
+_COMMON = frozenset(FREQUENCY_LISTS["passwords"])
+#: Fewer guesses than this, with a word of a list in it, and the password is refused.
+_FEW_GUESSES = 10**6
+#: zxcvbn raises above 72 characters and takes seconds for some strings of that length; no common password is so long.
+_LOOKED_AT = 24
+#: A context word has to leave at least so many other characters.
+_OWN_CHARACTERS = 6
+
+
+def ensure_acceptable(password: str, *, min_length: int, context: Sequence[str]) -> None:
+    """Raise WeakPassword with the reason. `context` are words that anybody would try: the user's, the service's."""
+    if len(password) < min_length:
+        raise _refused(f"must have at least {min_length} characters")
+    if len(password.encode()) > MAX_BYTES:
+        raise _refused(f"must not be longer than {MAX_BYTES} bytes")
+    words = [word.casefold() for word in context if len(word) >= 3]
+    if any(_is_built_on(password.casefold(), word) for word in words):
+        raise _refused("is built on the user name, the e-mail address or the name of this service")
+    if password.lower() in _COMMON or _is_guessed_by_list(password[:_LOOKED_AT], words):
+        raise _refused("is on the list of common passwords")
+
+
+def _is_built_on(password: str, word: str) -> bool:
+    return word in password and len(password.replace(word, "")) < _OWN_CHARACTERS
+
+
+def _is_guessed_by_list(password: str, words: list[str]) -> bool:
+    result = zxcvbn(password, user_inputs=words)
+    return result["guesses"] < _FEW_GUESSES and any(match["pattern"] == "dictionary" for match in result["sequence"])
+
+
+def _refused(reason: str) -> WeakPassword:
+    return WeakPassword(fields={"password": reason})

@@ -1,0 +1,52 @@
+"""The schema's migrations: where the database stands, and the way to the newest.
+
+The scripts are the top-level `migrations/` of the repository, shipped as the package `mfa_service.migrations`.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+VERSION_TABLE = "mfa_alembic_version"
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the tables to `revision`."""
+    with engine.begin() as connection:
+        command.upgrade(_config(connection=connection), revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the tables back to `revision`, or to `base`: no tables at all."""
+    with engine.begin() as connection:
+        command.downgrade(_config(connection=connection), revision)
+
+
+def find_current(engine: Engine) -> str | None:
+    """The revision that the database is at, or None for one that was never migrated."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def newest() -> str | None:
+    """The revision that this version of the package wants."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config(**attributes: object) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_folder()))
+    config.attributes.update(attributes)
+    return config
+
+
+def _folder() -> Path:
+    spec = find_spec("mfa_service.migrations")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("the package holds no migrations")
+    return Path(next(iter(spec.submodule_search_locations)))

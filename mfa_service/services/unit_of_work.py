@@ -1,0 +1,106 @@
+"""Transactions: the outermost call commits; a refusal commits too; a crash rolls back.
+
+A refused attempt has to be remembered although it is raised: a counter that rolls back with the login it refused
+is no counter. So a service refuses before it changes anything but the record of the refusal. The audit's signals
+fire after the outermost commit, never for what was rolled back and never twice for a unit that was run again.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.errors import MFAError, Unavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: How often a unit is run at most when the database says that it collided with another.
+TRIES = 5
+#: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
+_COLLISIONS = ("40001", "40P01")
+#: Execution option of a connection whose transaction is going to write (`services/database.py`).
+WRITES = "mfa_writes"
+
+
+class UnitOfWork:
+    """Runs functions in one transaction of the thread's session. `after_commit` gets what the audit collected."""
+
+    def __init__(self, session: scoped_session[Session], after_commit: Callable[[list[Any]], None]) -> None:
+        self._session = session
+        self._after_commit = after_commit
+
+    def run(self, work: Callable[[], R], *, writes: bool) -> R:
+        """Run `work`; within another unit it joins that one.
+
+        Raises what `work` raises, and Unavailable where the database is down, locked or out of connections.
+        """
+        if self._session.info.get("is_in_unit"):
+            return work()
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return self._outermost(work, writes)
+            except (OperationalError, InterfaceError, PoolTimeout) as error:
+                if tries_left and _is_collision(error):
+                    continue
+                logging.getLogger("mfa_service").error("the database is out of order", exc_info=error)
+                raise Unavailable from None
+        raise AssertionError("the last try returns or raises")
+
+    def _outermost(self, work: Callable[[], R], writes: bool) -> R:
+        session = self._session()
+        session.info.update(is_in_unit=True, events=[])
+        try:
+            session.connection(execution_options={WRITES: writes})
+            outcome = _outcome(work)
+            session.commit()
+            events = session.info["events"]
+        finally:
+            session.info.clear()
+            session.close()
+        self._after_commit(events)
+        if isinstance(outcome, MFAError):
+            raise outcome
+        return outcome
+
+
+def _is_collision(error: SQLAlchemyError) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS
+
+
+def _outcome(work: Callable[[], R]) -> R | MFAError:
+    """The result or the refusal: both are to be committed. A crash passes through."""
+    try:
+        return work()
+    except MFAError as refusal:
+        return refusal
+
+
+class HasUnit(Protocol):
+    """A service whose methods can be units."""
+
+    unit: UnitOfWork
+
+
+S = TypeVar("S", bound=HasUnit)
+
+
+def unit_of_work(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method a unit that writes."""
+    return _as_unit(method, writes=True)
+
+
+def reading(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method a unit that only reads, and ends its transaction: hashing may follow."""
+    return _as_unit(method, writes=False)
+
+
+def _as_unit(method: Callable[Concatenate[S, P], R], *, writes: bool) -> Callable[Concatenate[S, P], R]:
+    def unit(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.unit.run(lambda: method(self, *args, **kwargs), writes=writes)
+
+    return functools.update_wrapper(unit, method)

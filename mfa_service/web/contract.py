@@ -1,0 +1,152 @@
+"""The contract of a route, in decorators that parse, answer and document from one declaration.
+
+    @blueprint.post("/login")
+    @limited
+    @takes(LoginBody)
+    @gives(200, LoginView)
+    @refuses(InvalidCredentials)
+    def login(body: LoginBody) -> LoginView: ...
+
+`web/openapi.py` reads the same declarations, so the document can't say anything else than the code does.
+"""
+
+import functools
+import json
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
+
+from flask import Response, current_app, request
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+
+from mfa_service.errors import InvalidRequest, MFAError, UnsupportedMediaType
+
+P = ParamSpec("P")
+V = TypeVar("V", bound="View")
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_BYTES = 64 * 1024
+MAX_NESTING = 20
+
+_REASONS = {
+    "missing": "is required",
+    "string_type": "must be a string",
+    "string_unicode": "holds a character that is none",
+    "value_error": "must not hold control characters",
+}
+
+
+class Body(BaseModel):
+    """A JSON object that a route takes: camelCase members, exact types, unknown members bound to nothing."""
+
+    model_config = ConfigDict(alias_generator=to_camel, strict=True, frozen=True, extra="ignore")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _holds_no_controls(cls, value: object) -> object:
+        if isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            raise ValueError
+        return value
+
+
+class View(BaseModel):
+    """A JSON object that a route answers. Members that are None are left out."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a route takes, gives and refuses."""
+
+    takes: type[Body] | None = None
+    status: int = 200
+    gives: type[View] | None = None
+    refusals: tuple[type[MFAError], ...] = ()
+    is_limited: bool = False
+
+    attribute: ClassVar[str] = "mfa_contract"
+
+
+def contract_of(view: Callable[..., Any]) -> Contract:
+    """What has been declared about a view function."""
+    return getattr(view, Contract.attribute, Contract())
+
+
+def declare(view: F, **changes: Any) -> F:
+    """Add to what is declared about a view function."""
+    setattr(view, Contract.attribute, replace(contract_of(view), **changes))
+    return view
+
+
+def takes(body: type[Body]) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """Parse the request's JSON as `body` and pass it as the first argument."""
+
+    def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
+        @functools.wraps(view)
+        def parsed(*args: Any, **kwargs: Any) -> Response:
+            return view(_parsed(body, request_json()), *args, **kwargs)
+
+        return declare(parsed, takes=body)
+
+    return decorate
+
+
+def gives(status: int, view_class: type[V]) -> Callable[[Callable[P, V]], Callable[P, Response]]:
+    """Answer what the function returns as JSON, with this status."""
+
+    def decorate(view: Callable[P, V]) -> Callable[P, Response]:
+        @functools.wraps(view)
+        def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
+            body = view(*args, **kwargs).model_dump_json(by_alias=True, exclude_none=True)
+            return current_app.response_class(body + "\n", status, mimetype="application/json")
+
+        return declare(answered, status=status, gives=view_class)
+
+    return decorate
+
+
+def refuses(*refusals: type[MFAError]) -> Callable[[F], F]:
+    """Document what may be refused. One with status 500 is what an unexpected failure is answered with."""
+    return lambda view: declare(view, refusals=contract_of(view).refusals + refusals)
+
+
+def limited(view: F) -> F:
+    """Count calls by client, before anything else is done (`web/limits.py`)."""
+    return declare(view, is_limited=True)
+
+
+def request_json() -> Mapping[str, object]:
+    """The request's body as a JSON object (RFC 8259). Raises UnsupportedMediaType, InvalidRequest, and 413."""
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if request.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in request.headers:
+        raise UnsupportedMediaType
+    try:
+        value = json.loads(request.get_data(cache=False).decode("utf-8"), parse_constant=_refuse_constant)
+        depth = _depth(value)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(fields={"body": "is not JSON in UTF-8"}) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(fields={"body": "must be a JSON object"})
+    if depth > MAX_NESTING:
+        raise InvalidRequest(fields={"body": f"must not be nested deeper than {MAX_NESTING}"})
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(value: object) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if children is None else 1 + max(map(_depth, children), default=0)
+
+
+def _parsed(body: type[Body], value: Mapping[str, object]) -> Body:
+    try:
+        return body.model_validate(value)
+    except ValidationError as error:
+        reasons = {str(item["loc"][0]): _REASONS.get(item["type"], "is not valid") for item in error.errors()}
+        raise InvalidRequest(fields=reasons) from None

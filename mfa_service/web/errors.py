@@ -1,0 +1,61 @@
+"""From a refusal to an answer: one JSON form for all of them, from the router's 404 to a 500."""
+
+import logging
+from collections.abc import Mapping
+
+from flask import Blueprint, Flask, Response, current_app, json, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from mfa_service import errors
+from mfa_service.errors import MFAError
+from mfa_service.web.contract import contract_of
+
+_BY_STATUS: Mapping[int, type[MFAError]] = {
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.PayloadTooLarge,
+    415: errors.UnsupportedMediaType,
+    429: errors.TooManyAttempts,
+}
+
+
+def install(target: Flask | Blueprint) -> None:
+    """Answer every failure of an app, or of one blueprint in somebody else's app, in our form."""
+    target.register_error_handler(MFAError, answer)
+    target.register_error_handler(HTTPException, _from_http)
+    target.register_error_handler(Exception, _from_crash)
+
+
+def answer(refusal: MFAError) -> Response:
+    """The response for a refusal: form, status, and the headers that belong to it."""
+    body: dict[str, object] = {"error": refusal.message, "code": refusal.code}
+    if refusal.fields:
+        body["fields"] = refusal.fields
+    if refusal.retry_after is not None:
+        body["retryAfter"] = refusal.retry_after
+    response = current_app.response_class(json.dumps(body) + "\n", refusal.status, mimetype="application/json")
+    if refusal.retry_after is not None:
+        response.headers["Retry-After"] = str(refusal.retry_after)
+    if refusal.status == 401:
+        response.headers["WWW-Authenticate"] = _challenge(refusal)
+    return response
+
+
+def _challenge(refusal: MFAError) -> str:
+    parameters = {"realm": "mfa_service"} | dict(refusal.challenge)
+    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parameters.items())
+
+
+def _from_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = answer(_BY_STATUS.get(status, errors.BadRequest if status < 500 else MFAError)())
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+    return response
+
+
+def _from_crash(error: Exception) -> Response:
+    logging.getLogger("mfa_service").exception("unexpected failure", exc_info=error)
+    view = current_app.view_functions.get(request.endpoint or "")
+    refusals = contract_of(view).refusals if view else ()
+    return answer(next((refusal for refusal in refusals if refusal.status == 500), MFAError)())

@@ -1,0 +1,88 @@
+"""Rate limits: each credential route, each client; and registrations of all clients together.
+
+Flask-Limiter counts before the view is called and before a byte of the body is parsed. With its store down it
+goes on per process, and comes back by itself. It is the first ring only: what must not be got round is counted in
+the database.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from flask import Flask, Response, current_app
+from flask_limiter import Limiter, RateLimitExceeded
+from limits.storage import Storage, storage_from_string
+
+from mfa_service.config import Settings
+from mfa_service.errors import TooManyAttempts
+from mfa_service.web import EXTENSION, errors
+from mfa_service.web.client import client_network
+from mfa_service.web.contract import contract_of
+
+#: So that a store that hangs costs a request no more than this, in seconds.
+_STORE_TIMEOUT = 0.25
+
+
+class Limits:
+    """The limiter of one app."""
+
+    def __init__(self, app: Flask, settings: Settings) -> None:
+        self._settings = settings
+        self.limiter = Limiter(
+            client_network,
+            storage_uri=settings.redis_url or "memory://",
+            storage_options=_store_options(settings),
+            strategy="fixed-window",
+            key_prefix="mfa_service",
+            in_memory_fallback_enabled=True,
+        )
+        self.limiter.init_app(app)
+        app.register_error_handler(RateLimitExceeded, self.refuse)
+
+    def attach(self, app: Flask, blueprint: str) -> None:
+        """Limit the routes of a registered blueprint that are declared `@limited`."""
+        for endpoint, view in list(app.view_functions.items()):
+            if endpoint.startswith(f"{blueprint}.") and contract_of(view).is_limited:
+                app.view_functions[endpoint] = self._limited(endpoint, view)
+
+    def refuse(self, _breach: RateLimitExceeded) -> Response:
+        """The 429 for a limit that is used up."""
+        window = self.limiter.current_limit
+        seconds = math.ceil(window.reset_at - time.time()) if window else 1
+        return errors.answer(TooManyAttempts(retry_after=max(1, seconds)))
+
+    def is_store_up(self) -> bool:
+        """Whether the store of the counters answers; if not, each process counts for itself."""
+        return _answers(self.limiter.storage)
+
+    def _limited(self, endpoint: str, view: Callable[..., Any]) -> Callable[..., Any]:
+        if endpoint.endswith(".register"):
+            everyone = self.limiter.shared_limit(
+                self._settings.registration_rate_limit, scope="registrations", key_func=lambda: "everyone"
+            )
+            view = everyone(view)
+        return self.limiter.limit(self._settings.auth_rate_limit)(view)
+
+
+def current_limits() -> Limits:
+    """The limits of the app that answers this request."""
+    found: Limits = current_app.extensions[EXTENSION].limits
+    return found
+
+
+def is_store_up(settings: Settings) -> bool:
+    """Whether the store that these settings name answers."""
+    store = storage_from_string(settings.redis_url or "memory://", **_store_options(settings))
+    return _answers(cast("Storage", store))
+
+
+def _answers(store: Storage) -> bool:
+    try:
+        return bool(store.check())
+    except store.base_exceptions:
+        return False
+
+
+def _store_options(settings: Settings) -> dict[str, Any]:
+    return {"socket_connect_timeout": _STORE_TIMEOUT, "socket_timeout": _STORE_TIMEOUT} if settings.redis_url else {}

@@ -1,0 +1,78 @@
+"""The routes about the service itself: is it alive, is it ready, which keys, which contract."""
+
+from importlib.metadata import version
+from typing import Literal
+
+from flask import Blueprint, Response, current_app, jsonify
+
+from mfa_service.errors import NotReady
+from mfa_service.web import services
+from mfa_service.web.contract import View, gives, refuses
+from mfa_service.web.limits import current_limits
+from mfa_service.web.openapi import document
+
+blueprint = Blueprint("meta", __name__)
+
+
+class HealthView(View):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyView(View):
+    """Everything that requests need is there."""
+
+    status: Literal["ok"] = "ok"
+
+
+class JWKView(View):
+    """A public signing key (RFC 7517)."""
+
+    kty: str
+    crv: str
+    x: str
+    y: str
+    kid: str
+    use: str
+    alg: str
+
+
+class JWKSView(View):
+    """The public signing keys; empty where a shared secret signs."""
+
+    keys: list[JWKView]
+
+
+@blueprint.get("/healthz")
+@gives(200, HealthView)
+def healthz() -> HealthView:
+    """Whether the process lives."""
+    return HealthView()
+
+
+@blueprint.get("/readyz")
+@gives(200, ReadyView)
+@refuses(NotReady)
+def readyz() -> ReadyView:
+    """Whether requests should be sent here: do database and rate limiter answer?"""
+    parts = {"database": services().health.is_database_up(), "limiter": current_limits().is_store_up()}
+    down = {name: "is down" for name, is_up in parts.items() if not is_up}
+    if down:
+        raise NotReady(fields=down, retry_after=5)
+    return ReadyView()
+
+
+@blueprint.get("/.well-known/jwks.json")
+@gives(200, JWKSView)
+def jwks() -> JWKSView:
+    """The public keys that verify our tokens."""
+    return JWKSView.model_validate(services().keys.public_jwks())
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """The OpenAPI document; it leaves out what is switched off."""
+    settings = services().settings
+    hidden = () if settings.registration_open else ("auth.register",)
+    return jsonify(document(current_app, server=settings.public_url, version=version("mfa_service"), hidden=hidden))

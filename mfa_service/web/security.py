@@ -1,0 +1,68 @@
+"""Security headers: Talisman's, and those of helmet's set that it lacks; caching; cross-origin calls.
+
+Talisman's redirect to https is off: a redirected POST has sent its password in the clear already, and would arrive
+as a GET. HSTS is sent always, as helmet does; browsers heed it over https only.
+"""
+
+from flask import Flask, Response, request
+from flask_talisman import Talisman
+
+from mfa_service.config import Settings
+
+#: For JSON: nothing may be loaded, framed or sent from here.
+_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Origin-Agent-Cluster": "?1",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    "X-DNS-Prefetch-Control": "off",
+    "X-Download-Options": "noopen",
+    "X-Permitted-Cross-Domain-Policies": "none",
+    "X-XSS-Protection": "0",
+}
+_CORS_HEADERS = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
+    "Access-Control-Expose-Headers": "Retry-After, WWW-Authenticate, X-Request-Id",
+    "Access-Control-Max-Age": "600",
+}
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Put the headers on every answer of an app that is ours alone."""
+    Talisman(
+        app,
+        force_https=False,
+        strict_transport_security=False,
+        content_security_policy=_POLICY,
+        frame_options="DENY",
+        referrer_policy="no-referrer",
+    )
+    app.after_request(_add_headers)
+    if settings.cors_origins:
+        _allow_origins(app, frozenset(settings.cors_origins))
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _allow_origins(app: Flask, origins: frozenset[str]) -> None:
+    """Let pages of these origins call us (Fetch standard, CORS protocol): exact matches, never credentials."""
+
+    def answer_preflight() -> Response | None:
+        is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        return app.response_class(status=204) if is_preflight and request.origin in origins else None
+
+    def allow(response: Response) -> Response:
+        response.vary.add("Origin")
+        if request.origin in origins:
+            response.headers.update({"Access-Control-Allow-Origin": request.origin, **_CORS_HEADERS})
+        return response
+
+    app.before_request(answer_preflight)
+    app.after_request(allow)

@@ -1,0 +1,1 @@
+"""Migrations of our tables, shipped as `mfa_service.migrations`."""

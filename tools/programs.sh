@@ -1,0 +1,15 @@
+#!/bin/sh
+# Programs that pip can't bring, for the tests that use them: installed where root and Debian allow, else left out.
+set -u
+wanted=""
+command -v oathtool >/dev/null || wanted="$wanted oathtool"
+command -v zbarimg >/dev/null || wanted="$wanted zbar-tools"
+command -v curl >/dev/null || wanted="$wanted curl"
+[ -n "$wanted" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $wanted; } >/dev/null \
+        || echo "could not install:$wanted (tests that need them are skipped)"
+else
+    echo "not installed:$wanted (tests that need them are skipped)"
+fi
