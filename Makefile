@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 MFA_INSTANCE ?= instance
-export PORT MFA_INSTANCE
+MFA_PUBLIC_URL ?= http://127.0.0.1:$(PORT)
+export PORT MFA_INSTANCE MFA_PUBLIC_URL
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := .venv/bin

@@ -39,7 +39,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     MFA(app, settings, clock=clock)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=0)  # type: ignore[method-assign]
     return app
 
 

@@ -10,6 +10,7 @@ from typing import ParamSpec
 
 import click
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service import doctor
 from mfa_service.config import Settings, from_environment
@@ -34,9 +35,14 @@ def _explained(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ConfigurationError as error:
-            for problem in error.problems:
-                click.echo(f"error: {problem}", err=True)
-            sys.exit(1)
+            problems = error.problems
+        except SQLAlchemyError:
+            problems = ["the database can't be reached; MFA_DATABASE_URL says where it is looked for"]
+        else:
+            return
+        for problem in problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
 
     return explained
 
@@ -46,11 +52,9 @@ def _explained(command: Callable[P, None]) -> Callable[P, None]:
 def init() -> None:
     """Make the keyring and a signing key in the instance folder; what exists is left alone."""
     settings = Settings.load(from_environment(os.environ), needs_keys=False)
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not settings.keys:
         _create(settings.keyring_file, new_keyring_text().encode())
     if not settings.jwt_secret and not any(settings.signing_folder.glob("*.pem")):
-        settings.signing_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _create(settings.signing_folder / file_name(time.time()), new_key_pem())
 
 
@@ -58,6 +62,7 @@ def init() -> None:
 @_explained
 def upgrade() -> None:
     """Bring the database to the newest schema."""
+    os.umask(0o077)  # an SQLite file, and what SQLite puts beside it, is its owner's alone
     engine = _engine()
     schema.upgrade(engine)
     click.echo(f"database is at revision {schema.find_current(engine)}")
@@ -82,6 +87,7 @@ def _engine() -> Engine:
 
 def _create(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, unless there is one already."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

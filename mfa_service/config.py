@@ -49,6 +49,23 @@ def _origins(values: tuple[str, ...]) -> str | None:
     return None if bare else "must be origins such as https://shop.example, separated by commas"
 
 
+def _address(schemes: str, example: str) -> Check:
+    """A check of an address that never quotes it: it may hold a password."""
+
+    def check(value: str) -> str | None:
+        try:
+            url = urlsplit(value)
+            is_good = re.fullmatch(schemes, url.scheme) and url.port != 0 and (url.netloc or url.path)
+        except ValueError:
+            return f"must be an address such as {example}"
+        return None if is_good else f"must be an address such as {example}"
+
+    return check
+
+
+_database_address = _address(r"sqlite|postgres|postgresql(\+psycopg)?", "postgresql://mfa@db.example/mfa")
+
+
 def _label(value: str) -> str | None:
     return None if value.strip() and ":" not in value else "must not be empty or hold a colon"
 
@@ -72,7 +89,10 @@ class Settings:
 
     instance: Path = setting(Path("instance"), why="The folder of the keys and of the SQLite file.")
     database_url: str = setting(
-        "", secret=True, why="SQLite (a file) or PostgreSQL. Empty: `mfa.db` in the instance folder."
+        "",
+        secret=True,
+        check=lambda value: _database_address(value) if value else None,
+        why="SQLite (a file) or PostgreSQL. Empty: `mfa.db` in the instance folder.",
     )
     keyring: Path | None = setting(
         None, why="The file of the keys that seal secrets and hashes. Empty: `keyring.json` in the instance folder."
@@ -97,7 +117,7 @@ class Settings:
         (), why="Apps that may accept our access tokens (`aud`), beside the issuer; separated by commas."
     )
     allowed_hosts: tuple[str, ...] = setting(
-        (), why="Host names that are answered, others get 400. Empty: that of the public address, and loopback."
+        (), why="Host names that are answered besides that of the public address and loopback; others get 400."
     )
     cors_origins: tuple[str, ...] = setting(
         (), check=_origins, why="Origins whose pages may call the API from a browser; separated by commas."
@@ -108,7 +128,10 @@ class Settings:
         why="How many proxies stand in front, each adding to `X-Forwarded-For`. 0: the header is ignored.",
     )
     redis_url: str | None = setting(
-        None, secret=True, why="Shares the rate limits between worker processes and machines."
+        None,
+        secret=True,
+        check=_address(r"rediss?|redis\+(unix|cluster|sentinel)", "redis://redis.example:6379/0"),
+        why="Shares the rate limits between worker processes and machines.",
     )
     auth_rate_limit: str = setting(
         "5 per 15 minutes", check=_rate, why="How often one client may call one credential route."
@@ -123,9 +146,7 @@ class Settings:
     totp_window: int = setting(
         2, check=between(0, 2), why="How many 30-second steps a phone's clock may be off, either way."
     )
-    bcrypt_cost: int = setting(
-        12, check=between(4, 16), why="Work factor of password hashes; 12 is a quarter of a second. Not under 10."
-    )
+    bcrypt_cost: int = setting(12, why="Work factor of password hashes, 10 to 16; 12 is a quarter of a second.")
     password_min_length: int = setting(8, check=between(8, 64), why="In code points (NIST SP 800-63B).")
     hashing_threads: int = setting(
         1, check=between(1, 64), why="Passwords that a process hashes at once; gunicorn.conf.py sets it from the cores."
@@ -164,8 +185,8 @@ class Settings:
             reason = check(value) if check and value is not None else None
             if reason:
                 yield f"{env_name(spec)} {reason}"
-        if self.bcrypt_cost < 10 and not self.testing:
-            yield "MFA_BCRYPT_COST must be at least 10"
+        if reason := between(4 if self.testing else 10, 16)(self.bcrypt_cost):
+            yield f"MFA_BCRYPT_COST {reason}"
         if self.keys and self.keyring:
             yield "MFA_KEYS and MFA_KEYRING are both set: choose one"
         if self.jwt_secret and self.signing_keys:
@@ -205,7 +226,7 @@ class Settings:
     def hosts(self) -> list[str]:
         """The host names that are answered."""
         own = urlsplit(self.public_url).hostname or ""
-        return list(self.allowed_hosts) or [own, "localhost", "127.0.0.1", "[::1]"]
+        return [own, "localhost", "127.0.0.1", "[::1]", *self.allowed_hosts]
 
 
 def env_name(spec: "Field[Any]") -> str:

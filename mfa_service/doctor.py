@@ -54,12 +54,13 @@ def _names(environment: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _files(settings: Settings) -> Iterator[Finding]:
     secret = [settings.keyring_file] if not settings.keys else []
+    secret += [settings.folder] if settings.database.startswith("sqlite") else []
     secret += sorted(settings.signing_folder.glob("*.pem")) if not settings.jwt_secret else []
     open_to_all = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_to_all:
-        yield Finding("error", "keys", f"{path} can be read by others: chmod 600")
+        yield Finding("error", "keys", f"{path} can be read by others: chmod go=")
     if not open_to_all:
-        yield Finding("ok", "keys", "key files are their owner's alone")
+        yield Finding("ok", "keys", "keys and database files are their owner's alone")
 
 
 def _standards(settings: Settings) -> Iterator[Finding]:
@@ -85,9 +86,9 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
 
 
 def _limiter(settings: Settings) -> Iterator[Finding]:
-    workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+    workers = os.environ.get("WEB_CONCURRENCY", "1")
     if not settings.redis_url:
-        level: Level = "error" if workers > 1 else "ok"
+        level: Level = "ok" if workers == "1" else "error"
         yield Finding(level, "limiter", f"counts in memory, for each of {workers} worker processes by itself")
         return
     is_up = limits.is_store_up(settings)

@@ -51,8 +51,11 @@ class Keyring:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file at `path`."""
-        return cls.parse(path.read_text())
+        """Read the file at `path`. Raises ConfigurationError."""
+        try:
+            return cls.parse(path.read_text())
+        except (OSError, UnicodeDecodeError):
+            raise ConfigurationError([f"the keyring {path} can't be read"]) from None
 
     @property
     def active_id(self) -> str:

@@ -105,7 +105,7 @@ def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
 def _find_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
     is_p256 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
     return key if is_p256 and isinstance(key, ec.EllipticCurvePrivateKey) else None

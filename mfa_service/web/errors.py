@@ -1,9 +1,10 @@
 """From a refusal to an answer: one JSON form for all of them, from the router's 404 to a 500."""
 
+import json
 import logging
 from collections.abc import Mapping
 
-from flask import Blueprint, Flask, Response, current_app, json, request
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from mfa_service import errors
@@ -33,7 +34,9 @@ def answer(refusal: MFAError) -> Response:
         body["fields"] = refusal.fields
     if refusal.retry_after is not None:
         body["retryAfter"] = refusal.retry_after
-    response = current_app.response_class(json.dumps(body) + "\n", refusal.status, mimetype="application/json")
+    response = current_app.response_class(
+        json.dumps(body, separators=(",", ":")) + "\n", refusal.status, mimetype="application/json"
+    )
     if refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
     if refusal.status == 401:

@@ -1,6 +1,7 @@
 """Logs as JSON lines on standard error: one for each audit event, and whatever else goes wrong."""
 
 import logging
+import time
 from typing import Any
 
 from flask import Flask, has_request_context
@@ -22,7 +23,8 @@ class _RequestId(logging.Filter):
 
 def configure_logging(app: Flask) -> None:
     """Send the service's loggers to standard error as JSON; ASCII only, so that no input forges a line."""
-    formatter = JsonFormatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt="%Y-%m-%dT%H:%M:%S%z")
+    formatter = JsonFormatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt="%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     handler.addFilter(_RequestId())

@@ -1,0 +1,146 @@
+"""`flask mfa …` as an operator types it: in a process of its own, with nothing but the environment."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+STRONG = "Zk3v9Qp1Lr7Xw5Tb8Nc2Hs6Jd4Gf0MyAeUi"
+
+
+def test_init_makes_keys_that_only_their_owner_can_read(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    made = [path for path in instance_folder.rglob("*") if path.is_file()]
+    assert len(made) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+    assert stat.S_IMODE(instance_folder.stat().st_mode) == 0o700
+
+
+def test_init_never_overwrites(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    before = {path: path.read_bytes() for path in instance_folder.rglob("*") if path.is_file()}
+    assert "kept" in flask("init").stdout
+    assert {path: path.read_bytes() for path in instance_folder.rglob("*") if path.is_file()} == before
+
+
+def test_init_makes_the_folders_that_settings_name(flask: Run, tmp_path: Path) -> None:
+    flask("init", MFA_KEYRING=str(tmp_path / "far" / "away" / "ring.json"))
+    assert json.loads((tmp_path / "far" / "away" / "ring.json").read_text())["keys"]
+
+
+def test_init_makes_no_signing_key_beside_a_shared_secret(flask: Run, instance_folder: Path) -> None:
+    flask("init", JWT_SECRET=STRONG)
+    assert not (instance_folder / "signing-keys").exists()
+
+
+def test_upgrade_needs_no_keys_and_keeps_the_database_private(flask: Run, instance_folder: Path) -> None:
+    instance_folder.mkdir()
+    assert "revision 0001" in flask("upgrade").stdout
+    assert stat.S_IMODE((instance_folder / "mfa.db").stat().st_mode) == 0o600
+
+
+def test_upgrade_says_in_a_line_that_the_database_is_not_there(flask: Run) -> None:
+    answer = flask("upgrade", code=1, MFA_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert answer.stderr.startswith("error: the database can't be reached")
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_doctor_is_content_with_what_init_and_upgrade_made(flask: Run) -> None:
+    flask("init")
+    flask("upgrade")
+    report = flask("doctor").stdout
+    assert "database: sqlite at revision 0001" in report
+    assert "error" not in report
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"JWT_SECRET": "changeme" * 8}, "JWT_SECRET repeats itself"),
+        ({"MFA_BCRYPT_COST": "9"}, "MFA_BCRYPT_COST must be between 10 and 16"),
+        ({"MFA_PUBLIC_URL": "http://auth.example"}, "MFA_PUBLIC_URL is http"),
+        ({"WEB_CONCURRENCY": "4"}, "counts in memory"),
+        ({"MFA_REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis does not answer"),
+        ({"MFA_REDIS_URL": "http://127.0.0.1"}, "MFA_REDIS_URL must be an address such as"),
+        ({"MFA_DATABASE_URL": "mysql://root:hunter2@db/x"}, "MFA_DATABASE_URL must be an address such as"),
+        ({"MFA_DATABASE_URL": "postgresql://nobody:hunter2@127.0.0.1:1/none"}, "database: can't be reached"),
+    ],
+)  # fmt: skip
+def test_a_doctor_finds_what_would_go_wrong(flask: Run, settings: dict[str, str], said: str) -> None:
+    flask("init")
+    flask("upgrade")
+    report = flask("doctor", code=1, **settings).stdout
+    assert any(line.startswith("error") and said in line for line in report.splitlines()), report
+    assert "hunter2" not in report
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "MFA_TOTP_WINDOW is 2"),
+        ({"JWT_SECRET": STRONG}, "HS256"),
+        ({"MFA_TOTP_WINDW": "1"}, "MFA_TOTP_WINDW is not a setting; did you mean MFA_TOTP_WINDOW?"),
+        ({"MFA_PUBLIC_URL": "https://auth.example"}, "MFA_TRUSTED_PROXIES is 0"),
+    ],
+)
+def test_a_doctor_says_what_deviates_from_the_stricter_standards(
+    flask: Run, settings: dict[str, str], said: str
+) -> None:
+    flask("init")
+    flask("upgrade")
+    report = flask("doctor", **settings).stdout
+    assert any(line.startswith("warning") and said in line for line in report.splitlines()), report
+
+
+def test_a_doctor_notices_a_database_that_is_not_migrated(flask: Run) -> None:
+    flask("init")
+    assert "is at revision None, not 0001: run `flask mfa upgrade`" in flask("doctor", code=1).stdout
+
+
+def test_a_doctor_notices_another_keyring(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    flask("doctor")
+    (instance_folder / "keyring.json").unlink()
+    flask("init")
+    assert "the keyring is not the one this database was sealed with" in flask("doctor", code=1).stdout
+
+
+def test_a_doctor_notices_keys_that_others_can_read(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    (instance_folder / "keyring.json").chmod(0o644)
+    assert "can be read by others" in flask("doctor", code=1).stdout
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def instance_folder(tmp_path: Path) -> Path:
+    return tmp_path / "instance"
+
+
+@pytest.fixture
+def flask(instance_folder: Path, tmp_path: Path) -> Run:
+    """Run `flask mfa <command>` with these settings and expect this exit code."""
+
+    def run(command: str, *, code: int = 0, **settings: str) -> "subprocess.CompletedProcess[str]":
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "MFA_INSTANCE": str(instance_folder),
+        } | settings
+        line = [sys.executable, "-m", "flask", "mfa", command]
+        answer = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert answer.returncode == code, answer.stdout + answer.stderr
+        assert "Traceback" not in answer.stderr
+        return answer
+
+    return run

@@ -1,0 +1,147 @@
+"""Migrations lead to the models, up and down, with data; and the wheel contains them."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy.orm import Session
+
+from mfa_service.config import Settings
+from mfa_service.models import Base, User
+from mfa_service.services import Services, schema
+from mfa_service.services.audit import ClientInfo
+from tests.conftest import ROOT, Clock
+from tests.factories import PASSWORD
+
+
+def test_the_newest_revision_equals_the_models(engine: Engine) -> None:
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_up_down_and_up_again_with_data(engine: Engine) -> None:
+    schema.upgrade(engine)
+    _add_user(engine)
+    schema.downgrade(engine, "base")
+    assert [table for table in inspect(engine).get_table_names() if table != schema.VERSION_TABLE] == []
+    schema.upgrade(engine)
+    _add_user(engine)
+    assert schema.find_current(engine) == schema.newest()
+
+
+def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
+    schema.upgrade(engine)
+    _add_user(engine)
+    schema.upgrade(engine)
+    with Session(engine) as session:
+        assert session.query(User).count() == 1
+
+
+def test_a_host_keeps_its_own_version_table_and_tables(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('theirs')")
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "theirs"
+
+
+def test_revisions_are_one_chain() -> None:
+    scripts = ScriptDirectory(str(ROOT / "migrations"))
+    assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
+
+
+def test_the_wheel_holds_the_migrations_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    wanted = {
+        f"mfa_service/migrations/{path.relative_to(ROOT / 'migrations')}"
+        for path in (ROOT / "migrations").rglob("*.py")
+    }
+    assert wanted | {"mfa_service/py.typed"} <= names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mfa_service").rglob("*.py")}
+    assert modules <= names
+    assert not [name for name in names if name.startswith(("tests", "migrations"))]
+
+
+def test_a_service_works_on_the_migrated_tables(engine: Engine, instance: Path, clock: Clock) -> None:
+    schema.upgrade(engine)
+    url = engine.url.render_as_string(hide_password=False)
+    settings = Settings.load({"MFA_INSTANCE": str(instance), "MFA_DATABASE_URL": url})
+    services = Services(settings, engine, clock)
+    services.accounts.register("ada", PASSWORD, "ada@example.com", ClientInfo())
+    services.close()
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        made = create_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+        yield made
+        made.dispose()
+        return
+    address = request.getfixturevalue("postgresql")
+    admin = create_engine(address, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE IF EXISTS migrations WITH (FORCE)")
+        connection.exec_driver_sql("CREATE DATABASE migrations")
+    admin.dispose()
+    made = create_engine(address.replace("/postgres?", "/migrations?"))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel, built from a copy without what building leaves behind."""
+    copy = tmp_path_factory.mktemp("wheel") / "source"
+    leave: Callable[..., set[str]] = shutil.ignore_patterns(".*", "instance", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=leave)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(copy / "out"),
+        str(copy),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with zipfile.ZipFile(next((copy / "out").glob("*.whl"))) as archive:
+        yield archive
+
+
+def _add_user(engine: Engine) -> None:
+    now = datetime.now(UTC)
+    with Session(engine) as session:
+        session.add(
+            User(
+                id="a",
+                username="ada",
+                username_key="ada",
+                email="",
+                sealed_password=b"",
+                password_set_at=now,
+                created_at=now,
+            )
+        )
+        session.commit()
