@@ -13,7 +13,6 @@ from mfa_service.config import Settings, from_environment
 from mfa_service.extension import MFA
 from mfa_service.models import Base
 from mfa_service.web import client, errors, logs, security
-from mfa_service.web.contract import MAX_BYTES
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], float] = time.time) -> Flask:
@@ -24,9 +23,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     settings = Settings.load(from_environment(os.environ) | dict(config or {}))
     app = Flask("mfa_service", static_folder=None)
     app.config.update(
-        MAX_CONTENT_LENGTH=MAX_BYTES,
         PROVIDE_AUTOMATIC_OPTIONS=False,
-        TRUSTED_HOSTS=settings.hosts,
         SQLALCHEMY_DATABASE_URI=settings.database,
         SQLALCHEMY_ENGINE_OPTIONS=_engine_options(settings),
     )
@@ -51,5 +48,6 @@ def _engine_options(settings: Settings) -> dict[str, Any]:
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 5,
+        "hide_parameters": True,
         "connect_args": {"connect_timeout": 5},
     }

@@ -17,7 +17,14 @@ from mfa_service.errors import ConfigurationError
 #: Returns what is wrong with a value, or None.
 Check = Callable[[Any], str | None]
 
-_EXAMPLES = ("changeme", "secret", "password", "your-256-bit-secret", "example")
+_EXAMPLES = (
+    "a-string-secret-at-least-256-bits-long",
+    "your-256-bit-secret",
+    "changeme",
+    "password",
+    "example",
+    "secret",
+)
 
 
 def setting(
@@ -34,13 +41,19 @@ def between(low: int, high: int) -> Check:
 
 
 def _rate(value: str) -> str | None:
-    good = re.fullmatch(r"\d+ ?(per|/) ?(\d+ ?)?(second|minute|hour|day)s?", value, re.ASCII)
-    return None if good and not value.startswith("0") else 'must read like "5 per 15 minutes"'
+    number = "[1-9][0-9]{0,8}"
+    good = re.fullmatch(rf"{number} ?(per|/) ?({number} ?)?(second|minute|hour|day)s?", value)
+    return None if good else 'must read like "5 per 15 minutes"'
 
 
 def _origin(value: str) -> str | None:
-    url = urlsplit(value)
-    is_plain = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment)
+    try:
+        url = urlsplit(value)
+        is_plain = (
+            url.scheme in ("http", "https") and url.hostname and url.port != 0 and not (url.query or url.fragment)
+        )
+    except ValueError:
+        is_plain = False
     return None if is_plain and not value.endswith("/") else "must be an http(s) address without a slash at the end"
 
 
@@ -75,7 +88,8 @@ def weakness_of_secret(secret: str | bytes) -> str | None:
     raw = secret.encode() if isinstance(secret, str) else secret
     if len(raw) < 32:
         return "must be at least 32 bytes"
-    if len(set(raw)) < 10 or raw in (raw + raw)[1:-1]:
+    repeats = any((raw[:period] * len(raw))[: len(raw)] == raw for period in range(1, len(raw) - 11))
+    if len(set(raw)) < 10 or repeats:
         return "repeats itself: make one with `openssl rand -base64 48`"
     rest = raw.lower()
     for example in _EXAMPLES:
@@ -223,10 +237,10 @@ class Settings:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
     @property
-    def hosts(self) -> list[str]:
-        """The host names that are answered."""
+    def hosts(self) -> frozenset[str]:
+        """The host names that are answered, in lower case; addresses of IPv6 without brackets."""
         own = urlsplit(self.public_url).hostname or ""
-        return [own, "localhost", "127.0.0.1", "[::1]", *self.allowed_hosts]
+        return frozenset({own, "localhost", "127.0.0.1", "::1", *(host.lower() for host in self.allowed_hosts)})
 
 
 def env_name(spec: "Field[Any]") -> str:

@@ -7,6 +7,7 @@ from flask import Flask
 
 from mfa_service import api, auth
 from mfa_service.config import Settings
+from mfa_service.errors import ConfigurationError
 from mfa_service.guard import Guard
 from mfa_service.services import Services
 from mfa_service.web import EXTENSION, meta
@@ -24,7 +25,12 @@ class MFA:
         """
         with app.app_context():
             self.services = Services(settings, app.extensions["sqlalchemy"].engine, clock)
-        self.services.health.ensure_keyring()
+        try:
+            self.services.health.ensure_keyring()
+        except ConfigurationError:
+            self.services.close()
+            raise
+        self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
         self.limits = Limits(app, settings)
         app.extensions[EXTENSION] = self
         sessions = self.services.sessions

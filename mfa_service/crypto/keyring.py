@@ -87,4 +87,5 @@ def _checked_id(key_id: str) -> str:
 
 def _is_strong(key: bytes) -> bool:
     # 32 random bytes have fewer than 16 different values once in 10**13 keys.
-    return len(key) == KEY_BYTES and len(set(key)) >= 16
+    repeats_itself = key in (key + key)[1:-1]
+    return len(key) == KEY_BYTES and len(set(key)) >= 16 and not repeats_itself

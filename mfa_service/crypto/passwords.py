@@ -37,7 +37,10 @@ def verify_password(password: str, stored: str, cost: int) -> bool:
     Raises UnknownHash.
     """
     plain, reduced = _bcrypt_part(stored), _reduced(password)
-    is_right = bcrypt.checkpw(reduced, plain)
+    try:
+        is_right = bcrypt.checkpw(reduced, plain)
+    except ValueError:  # the right shape, with a cost or a salt that there is not
+        raise UnknownHash("not a hash of this service") from None
     for missing in range(_cost(stored), cost):
         bcrypt.checkpw(reduced, _bcrypt_part(decoy(missing)))
     return is_right
@@ -50,7 +53,7 @@ def needs_rehash(stored: str, cost: int) -> bool:
 
 def decoy(cost: int) -> str:
     """A well-formed hash of nothing, for names that nobody has: comparing with it costs what a real one does."""
-    return f"{SCHEME}$2b${cost:02}$" + "".join(secrets.choice(_ALPHABET) for _ in range(53))
+    return SCHEME + bcrypt.gensalt(cost).decode() + "".join(secrets.choice(_ALPHABET) for _ in range(31))
 
 
 def _reduced(password: str) -> bytes:

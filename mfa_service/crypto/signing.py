@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
@@ -36,9 +37,8 @@ class SigningKeys:
     algorithm = "ES256"
 
     def __init__(self, keys: list[ec.EllipticCurvePrivateKey]) -> None:
-        self._private = {thumbprint(key.public_key()): key for key in keys}
-        self._public = {kid: key.public_key() for kid, key in self._private.items()}
-        self.kid, self.key = list(self._private.items())[-1]
+        self._public = {thumbprint(key.public_key()): key.public_key() for key in keys}
+        self.kid, self.key = thumbprint(keys[-1].public_key()), keys[-1]
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -105,7 +105,7 @@ def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
 def _find_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
     is_p256 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
     return key if is_p256 and isinstance(key, ec.EllipticCurvePrivateKey) else None

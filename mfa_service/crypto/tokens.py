@@ -41,13 +41,19 @@ class Kind:
     """What tells one kind of token from the other."""
 
     typ: str
+    seconds: int
     steps: frozenset[str]
     claims: Mapping[str, type]
 
 
 _COMMON = {"sub": str, "username": str, "step": str, "jti": str, "iat": int, "exp": int}
-PENDING = Kind("mfa-pending+jwt", frozenset({"mfa_pending"}), _COMMON)
-ACCESS = Kind("at+jwt", frozenset({"authenticated"}), _COMMON | {"sid": str, "auth_time": int, "amr": list, "acr": str})
+PENDING = Kind("mfa-pending+jwt", PENDING_SECONDS, frozenset({"mfa_pending"}), _COMMON)
+ACCESS = Kind(
+    "at+jwt",
+    ACCESS_SECONDS,
+    frozenset({"authenticated"}),
+    _COMMON | {"sid": str, "auth_time": int, "amr": list, "acr": str},
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Minter:
     def pending(self, *, user_id: str, username: str, challenge_id: str, now: float) -> str:
         """A pending token, good for five minutes."""
         claims = {"sub": user_id, "username": username, "step": "mfa_pending", "jti": challenge_id}
-        return self._signed(claims | {"aud": f"{self._issuer}/pending"}, PENDING, now, PENDING_SECONDS)
+        return self._signed(claims | {"aud": f"{self._issuer}/pending"}, PENDING, now)
 
     def access(self, identity: Identity, *, token_id: str, now: float) -> str:
         """An access token, good for an hour (RFC 9068)."""
@@ -145,10 +151,10 @@ class Minter:
             "acr": "mfa" if "mfa" in identity.amr else "pwd",
             "aud": self._audiences,
         }
-        return self._signed(claims, ACCESS, now, ACCESS_SECONDS)
+        return self._signed(claims, ACCESS, now)
 
-    def _signed(self, claims: dict[str, Any], kind: Kind, now: float, seconds: int) -> str:
-        times = {"iss": self._issuer, "iat": int(now), "exp": int(now) + seconds}
+    def _signed(self, claims: dict[str, Any], kind: Kind, now: float) -> str:
+        times = {"iss": self._issuer, "iat": int(now), "exp": int(now) + kind.seconds}
         headers = {"typ": kind.typ} | ({"kid": self._keys.kid} if self._keys.kid else {})
         return jwt.encode(claims | times, self._keys.key, self._keys.algorithm, headers)
 
@@ -176,5 +182,8 @@ def _ensure_sound(claims: Mapping[str, Any], kind: Kind, now: float) -> None:
     if not is_typed or claims["step"] not in kind.steps:
         raise InvalidToken
     starts = (claims["iat"], claims.get("nbf", claims["iat"]))
-    if any(type(start) is not int or start > now + LEEWAY for start in starts) or claims["exp"] <= now:
+    begins_later = any(type(start) is not int or start > now + LEEWAY for start in starts)
+    # A clock that was wrong while it signed must not make a token that outlives its kind.
+    lasts_too_long = claims["exp"] - claims["iat"] > kind.seconds
+    if begins_later or lasts_too_long or claims["exp"] <= now:
         raise InvalidToken

@@ -5,7 +5,7 @@ Whatever is wrong with a login, the work and the answer are the same, so that no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from email_validator import EmailNotValidError, validate_email
@@ -21,6 +21,7 @@ from mfa_service.errors import InvalidCredentials, InvalidRequest, MFAError, Reg
 from mfa_service.models import User
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.database import changes_one
 from mfa_service.services.hashing import Hashing
 from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.totp import TOTP, Enrolment
@@ -33,7 +34,7 @@ class StoredPassword:
 
     user_id: str
     set_at: datetime
-    sealed: bytes
+    sealed: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Verdict:
     stored: StoredPassword | None
     is_right: bool
     is_readable: bool = True
-    fresh_hash: str | None = None
+    fresh_hash: str | None = field(default=None, repr=False)
 
 
 class Accounts:
@@ -87,7 +88,7 @@ class Accounts:
         if not self._settings.registration_open:
             raise RegistrationClosed
         key, address = usernames.get_key(username), _checked_email(email)
-        context = (username, key, address.partition("@")[0], *self._settings.totp_issuer.split(), "mfa_service")
+        context = (username, key, address.partition("@")[0], self._settings.totp_issuer, "mfa_service")
         ensure_acceptable(password, min_length=self._settings.password_min_length, context=context)
         return User(id=new_id(), username=username, username_key=key, email=address)
 
@@ -159,8 +160,8 @@ class Accounts:
         sealed = self._vault.seal(fresh_hash.encode(), _context(stored.user_id))
         # Only in place of what was read: of ten parallel logins one writes, and none undoes a re-sealing.
         unchanged = (User.id == stored.user_id, User.sealed_password == stored.sealed)
-        self._session.execute(update(User).where(*unchanged).values(sealed_password=sealed))
-        self._audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
+        if changes_one(self._session, update(User).where(*unchanged).values(sealed_password=sealed)):
+            self._audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
 
     def find_active(self, user_id: str) -> User | None:
         """The user, unless gone or disabled, locked against other units until this one ends."""

@@ -28,7 +28,9 @@ def engine_for(host: Engine) -> Engine:
         raise ConfigurationError(
             ["MFA_DATABASE_URL: SQLite needs a file, :memory: is another database in every thread"]
         )
-    engine = create_engine(host.url, pool_size=20, max_overflow=20, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(
+        host.url, pool_size=20, max_overflow=20, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
+    )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -5,10 +5,11 @@ anything else is done, so that a refusal spends nothing.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import ParamSpec, TypeVar
 
@@ -61,4 +62,7 @@ class Hashing:
 
 
 def _yield_to_requests() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    # Elsewhere priorities belong to whole processes, and a sandbox may forbid it: then logins are only not nice.
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

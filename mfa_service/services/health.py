@@ -1,7 +1,7 @@
 """Whether the service can do its work: is the database there, and is the keyring the one it was sealed with?"""
 
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.vault import Vault
@@ -22,7 +22,7 @@ class Health:
         self._vault = vault
 
     def is_database_up(self) -> bool:
-        """Whether the database answers."""
+        """Whether the database answers and has our tables."""
         try:
             return self._answers()
         except Unavailable:
@@ -30,7 +30,8 @@ class Health:
 
     @reading
     def _answers(self) -> bool:
-        return bool(self._session.scalar(text("SELECT 1")))
+        self._session.execute(select(Canary.id))
+        return True
 
     def ensure_keyring(self) -> None:
         """Open the canary, or leave one where there is none. Raises ConfigurationError for the wrong keyring.
@@ -43,7 +44,7 @@ class Health:
             raise ConfigurationError(["the keyring is not the one this database was sealed with"]) from None
         except IntegrityError:
             self.ensure_keyring()  # another worker was faster and left its own
-        except (Unavailable, ProgrammingError):
+        except Unavailable:
             return
 
     @unit_of_work

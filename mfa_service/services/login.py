@@ -1,7 +1,7 @@
 """Signing in: a password opens a challenge, a code closes it and opens a session. There is no other way to one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn
 
@@ -21,7 +21,7 @@ from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 class MFAPending:
     """The password was right; a second factor is still to come. `methods` are those the account has."""
 
-    token: str
+    token: str = field(repr=False)
     methods: tuple[str, ...]
     expires_in: int = PENDING_SECONDS
 
@@ -30,7 +30,7 @@ class MFAPending:
 class SignedIn:
     """Both factors were right."""
 
-    access_token: str
+    access_token: str = field(repr=False)
     username: str
     email: str
     expires_in: int = ACCESS_SECONDS

@@ -4,7 +4,8 @@ NIST SP 800-63B section 3.1.1.2: length and a blocklist, and neither composition
 zxcvbn's, which also sees through capitals, l33t and appended years; it comes with the package and asks no network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from zxcvbn import zxcvbn
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
@@ -27,8 +28,8 @@ def ensure_acceptable(password: str, *, min_length: int, context: Sequence[str])
         raise _refused(f"must have at least {min_length} characters")
     if len(password.encode()) > MAX_BYTES:
         raise _refused(f"must not be longer than {MAX_BYTES} bytes")
-    words = [word.casefold() for word in context if len(word) >= 3]
-    if any(_is_built_on(password.casefold(), word) for word in words):
+    words = [word for word in map(_squeezed, context) if len(word) >= 3]
+    if any(_is_built_on(_squeezed(password), word) for word in words):
         raise _refused("is built on the user name, the e-mail address or the name of this service")
     if password.lower() in _COMMON or _is_guessed_by_list(password[:_LOOKED_AT], words):
         raise _refused("is on the list of common passwords")
@@ -38,9 +39,18 @@ def _is_built_on(password: str, word: str) -> bool:
     return word in password and len(password.replace(word, "")) < _OWN_CHARACTERS
 
 
+def _squeezed(text: str) -> str:
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
 def _is_guessed_by_list(password: str, words: list[str]) -> bool:
     result = zxcvbn(password, user_inputs=words)
-    return result["guesses"] < _FEW_GUESSES and any(match["pattern"] == "dictionary" for match in result["sequence"])
+    return result["guesses"] < _FEW_GUESSES and any(map(_is_listed, result["sequence"]))
+
+
+def _is_listed(match: Mapping[str, Any]) -> bool:
+    """Whether a part of a password is a word of a list, or one over and over."""
+    return match["pattern"] == "dictionary" or any(map(_is_listed, match.get("base_matches", ())))
 
 
 def _refused(reason: str) -> WeakPassword:

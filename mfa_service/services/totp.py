@@ -6,7 +6,7 @@ step need two codes, so the second waits up to thirty seconds.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import delete, func, select, update
@@ -25,8 +25,8 @@ from mfa_service.services.database import changes_one
 class Enrolment:
     """What an authenticator app needs, shown once."""
 
-    secret: str
-    uri: str
+    secret: str = field(repr=False)
+    uri: str = field(repr=False)
 
     @property
     def qr_code(self) -> str:
@@ -40,7 +40,7 @@ class OpenSecret:
 
     id: str
     user_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     is_confirmed: bool
 
 

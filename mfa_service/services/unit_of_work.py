@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, scoped_session
 
@@ -23,6 +23,8 @@ R = TypeVar("R")
 TRIES = 5
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
+#: SQLSTATE of a table or a column that is missing.
+_NOT_MIGRATED = ("42P01", "42703")
 #: Execution option of a connection whose transaction is going to write (`services/database.py`).
 WRITES = "mfa_writes"
 
@@ -44,10 +46,12 @@ class UnitOfWork:
         for tries_left in reversed(range(TRIES)):
             try:
                 return self._outermost(work, writes)
-            except (OperationalError, InterfaceError, PoolTimeout) as error:
-                if tries_left and _is_collision(error):
+            except (DBAPIError, PoolTimeout) as error:
+                if tries_left and _sqlstate(error) in _COLLISIONS:
                     continue
-                logging.getLogger("mfa_service").error("the database is out of order", exc_info=error)
+                if not _is_out_of_order(error):
+                    raise
+                logging.getLogger("mfa_service").error("the database is out of order: %s", _cause(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
 
@@ -68,8 +72,18 @@ class UnitOfWork:
         return outcome
 
 
-def _is_collision(error: SQLAlchemyError) -> bool:
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS
+def _is_out_of_order(error: SQLAlchemyError) -> bool:
+    """Whether the database is down, locked, full, out of connections, or not migrated: no bug of ours."""
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or _sqlstate(error) in _NOT_MIGRATED
+
+
+def _sqlstate(error: SQLAlchemyError) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    """What the driver said, without the statement and its values."""
+    return str(getattr(error, "orig", error)).partition("\n")[0]
 
 
 def _outcome(work: Callable[[], R]) -> R | MFAError:

@@ -21,7 +21,7 @@ from flask import Response, current_app, request
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
-from mfa_service.errors import InvalidRequest, MFAError, UnsupportedMediaType
+from mfa_service.errors import InvalidRequest, MFAError, PayloadTooLarge, UnsupportedMediaType
 
 P = ParamSpec("P")
 V = TypeVar("V", bound="View")
@@ -119,12 +119,12 @@ def limited(view: F) -> F:
 
 
 def request_json() -> Mapping[str, object]:
-    """The request's body as a JSON object (RFC 8259). Raises UnsupportedMediaType, InvalidRequest, and 413."""
+    """The request's body as a JSON object (RFC 8259). Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest."""
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if request.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in request.headers:
         raise UnsupportedMediaType
     try:
-        value = json.loads(request.get_data(cache=False).decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(_request_bytes().decode("utf-8"), parse_constant=_refuse_constant)
         depth = _depth(value)
     except (ValueError, RecursionError):
         raise InvalidRequest(fields={"body": "is not JSON in UTF-8"}) from None
@@ -133,6 +133,15 @@ def request_json() -> Mapping[str, object]:
     if depth > MAX_NESTING:
         raise InvalidRequest(fields={"body": f"must not be nested deeper than {MAX_NESTING}"})
     return value
+
+
+def _request_bytes() -> bytes:
+    # One more than is allowed: a body without a length is cut at the limit, not refused.
+    request.max_content_length = MAX_BYTES + 1
+    raw = request.get_data(cache=False)
+    if len(raw) > MAX_BYTES:
+        raise PayloadTooLarge
+    return raw
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -5,6 +5,7 @@ goes on per process, and comes back by itself. It is the first ring only: what m
 the database.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any, cast
 
 from flask import Flask, Response, current_app
 from flask_limiter import Limiter, RateLimitExceeded
+from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 
 from mfa_service.config import Settings
 from mfa_service.errors import TooManyAttempts
 from mfa_service.web import EXTENSION, errors
 from mfa_service.web.client import client_network
-from mfa_service.web.contract import contract_of
+from mfa_service.web.contract import contract_of, declare
 
 #: So that a store that hangs costs a request no more than this, in seconds.
 _STORE_TIMEOUT = 0.25
@@ -48,8 +50,8 @@ class Limits:
 
     def refuse(self, _breach: RateLimitExceeded) -> Response:
         """The 429 for a limit that is used up."""
-        window = self.limiter.current_limit
-        seconds = math.ceil(window.reset_at - time.time()) if window else 1
+        breached = self.limiter.current_limit
+        seconds = math.ceil(breached.window.reset_time - time.time()) if breached else 1
         return errors.answer(TooManyAttempts(retry_after=max(1, seconds)))
 
     def is_store_up(self) -> bool:
@@ -58,11 +60,41 @@ class Limits:
 
     def _limited(self, endpoint: str, view: Callable[..., Any]) -> Callable[..., Any]:
         if endpoint.endswith(".register"):
-            everyone = self.limiter.shared_limit(
-                self._settings.registration_rate_limit, scope="registrations", key_func=lambda: "everyone"
-            )
-            view = everyone(view)
-        return self.limiter.limit(self._settings.auth_rate_limit)(view)
+            rate = self._settings.registration_rate_limit
+            everyone = self.limiter.shared_limit(rate, scope="registrations", key_func=lambda: "everyone")
+            view = everyone(_renamed(view, "everyone"))
+        return _patient(self.limiter.limit(self._settings.auth_rate_limit)(_renamed(view, "client")))
+
+
+def _patient(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Count once more if the store has just died.
+
+    Of requests that find it dead at the same time Flask-Limiter turns one to the counters of the process, and fails
+    the others.
+    """
+
+    @functools.wraps(view)
+    def patient(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return view(*args, **kwargs)
+        except StorageError:
+            return view(*args, **kwargs)
+
+    return patient
+
+
+def _renamed(view: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The view under another name.
+
+    Limits of one name are all counted together: who is over the first would use up the second, too.
+    """
+
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        return view(*args, **kwargs)
+
+    renamed.__qualname__ = f"{view.__qualname__}.{name}"
+    renamed.__doc__ = view.__doc__
+    return declare(renamed, **vars(contract_of(view)))
 
 
 def current_limits() -> Limits:
@@ -80,9 +112,10 @@ def is_store_up(settings: Settings) -> bool:
 def _answers(store: Storage) -> bool:
     try:
         return bool(store.check())
-    except store.base_exceptions:
+    except StorageError:
         return False
 
 
 def _store_options(settings: Settings) -> dict[str, Any]:
-    return {"socket_connect_timeout": _STORE_TIMEOUT, "socket_timeout": _STORE_TIMEOUT} if settings.redis_url else {}
+    timeouts = {"socket_connect_timeout": _STORE_TIMEOUT, "socket_timeout": _STORE_TIMEOUT}
+    return {"wrap_exceptions": True} | (timeouts if settings.redis_url else {})

@@ -4,13 +4,17 @@ Talisman's redirect to https is off: a redirected POST has sent its password in 
 as a GET. HSTS is sent always, as helmet does; browsers heed it over https only.
 """
 
+import re
+
 from flask import Flask, Response, request
 from flask_talisman import Talisman
 
 from mfa_service.config import Settings
+from mfa_service.errors import BadRequest
 
 #: For JSON: nothing may be loaded, framed or sent from here.
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -40,9 +44,17 @@ def install(app: Flask, settings: Settings) -> None:
         frame_options="DENY",
         referrer_policy="no-referrer",
     )
+    app.before_request(lambda: _ensure_known_host(settings.hosts))
     app.after_request(_add_headers)
     if settings.cors_origins:
         _allow_origins(app, frozenset(settings.cors_origins))
+
+
+def _ensure_known_host(hosts: frozenset[str]) -> None:
+    """Refuse a Host header that is not ours. Werkzeug's own list takes any IPv6 address where it holds one."""
+    match = _HOST.fullmatch(request.headers.get("Host", ""))
+    if not match or match["name"].strip("[]").lower() not in hosts:
+        raise BadRequest
 
 
 def _add_headers(response: Response) -> Response:

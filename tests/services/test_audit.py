@@ -11,7 +11,8 @@ from mfa_service.errors import InvalidCode, InvalidCredentials, UserExists
 from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo, Event, Recorded
 from tests.conftest import Clock
-from tests.services import CLIENT, Rows, events, log_in, register, sign_in, user_id_of, verify
+from tests.factories import Person
+from tests.services import CLIENT, Rows, another, events, log_in, register, sign_in, user_id_of, verify
 
 
 def test_events_are_named_noun_happened_and_each_name_is_used_once() -> None:
@@ -93,7 +94,7 @@ def test_no_password_code_secret_or_token_is_recorded(services: Services, rows: 
     with pytest.raises(InvalidCode):
         verify(services, token, ada)
     lost = ada.code(clock())
-    ada = type(ada)("ada", ada.password, ada.email, enrolment.secret)
+    ada = Person("ada", ada.password, ada.email, enrolment.secret)
     signed_in = verify(services, token, ada)
     made = [ada.password, enrolment.secret, lost, ada.code(clock()), token, signed_in.access_token]
     made += [value.split(".")[2] for value in (token, signed_in.access_token)]
@@ -102,8 +103,6 @@ def test_no_password_code_secret_or_token_is_recorded(services: Services, rows: 
 
 
 def test_a_service_is_deaf_to_the_events_of_another(services: Services) -> None:
-    from tests.services import another
-
     heard: list[Recorded] = []
     services.audit.signal.connect(lambda _sender, record: heard.append(record), weak=False)
     with another(services) as other:

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from mfa_service.errors import WeakPassword
 from mfa_service.services.password_policy import ensure_acceptable
@@ -85,8 +86,6 @@ def test_common_passwords_and_their_disguises_are_refused_with_the_reason(passwo
 
 
 def test_the_3000_most_common_passwords_are_refused() -> None:
-    from zxcvbn.frequency_lists import FREQUENCY_LISTS
-
     long_enough = [word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8][:3000]
     assert len(long_enough) == 3000
     assert [word for word in long_enough if refusal_of(word) is None] == []
