@@ -72,7 +72,7 @@ def test_every_code_is_published_once() -> None:
     assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
 
 
-@pytest.mark.parametrize("error", errors.published(), ids=lambda error: error.code)
+@pytest.mark.parametrize("error", list(errors.published()), ids=lambda error: error.code)
 def test_every_error_is_answered_somewhere(error: type[errors.MFAError]) -> None:
     assert error is errors.MFAError or re.search(rf"\b{error.__name__}\b", _source(excluding="errors.py"))
 

@@ -35,7 +35,7 @@ def test_the_codes_of_rfc_6238_belong_to_their_times(now: int, code: str) -> Non
     assert totp.matching_step(KEY, code[-6:], now=now, window=0) == now // 30
 
 
-@pytest.mark.parametrize(("counter", "code"), enumerate(RFC_4226))
+@pytest.mark.parametrize(("counter", "code"), list(enumerate(RFC_4226)))
 def test_the_codes_of_rfc_4226_belong_to_their_counters(counter: int, code: str) -> None:
     assert totp.code_at(KEY, counter) == code
     assert totp.matching_step(KEY, code, now=counter * 30, window=0) == counter
