@@ -10,15 +10,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check demo requirements clean
+.PHONY: help serve test check demo timing requirements clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 serve: .venv/serve  ## Run the service on 127.0.0.1:8000 (PORT and MFA_INSTANCE move it)
+	@$(BIN)/python tools/greeting.py
 	@$(BIN)/flask mfa init
 	@$(BIN)/flask mfa upgrade
-	@$(BIN)/python tools/greeting.py
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and a real Redis
@@ -37,6 +37,9 @@ lint: .venv/test
 
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)
+
+timing: .venv/serve  ## Ask whether the time of a refused login tells which names exist (needs raised limits: ARGS=--help)
+	@$(BIN)/python tools/timing.py $(ARGS)
 
 requirements: .venv/test  ## Pin and hash what make installs, anew
 	cd requirements && for list in serve test; do \

@@ -1,29 +1,65 @@
-"""gunicorn: threads, because a sync worker is blocked by one half-sent request; one process without Redis."""
+"""gunicorn: threads, because a sync worker is blocked by one half-sent request; one process without Redis.
+
+Put a proxy in front that buffers whole requests: a slow client holds a thread here.
+"""
 
 import os
 import sys
 
+from mfa_service.app import ensure_startable
+from mfa_service.errors import ConfigurationError
+from mfa_service.web.logs import gunicorn_logging
+
+#: gunicorn's own code for an app that can't be loaded.
+APP_LOAD_ERROR = 4
+
+problems = []
+
+
+def number(name, default, low, high):
+    """A number from the environment; what is wrong with it is said together with everything else."""
+    value = os.environ.get(name) or str(default)
+    if value.isascii() and value.isdecimal() and low <= int(value) <= high:
+        return int(value)
+    problems.append(f"{name} must be a whole number between {low} and {high}")
+    return default
+
+
 cores = os.cpu_count() or 1
 has_shared_limits = bool(os.environ.get("MFA_REDIS_URL"))
 
-bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+bind = f"127.0.0.1:{number('PORT', 8000, 1, 65535)}"
 worker_class = "gthread"
-workers = int(os.environ.get("WEB_CONCURRENCY", cores if has_shared_limits else 1))
+workers = number("WEB_CONCURRENCY", cores if has_shared_limits else 1, 1, 1000)
+os.environ["WEB_CONCURRENCY"] = str(workers)
 
 # bcrypt gets the cores, a short queue, and never all the threads: others must be free for everything else.
-hashing_threads = int(os.environ.setdefault("MFA_HASHING_THREADS", str(max(1, cores // workers))))
-hashing_queue = int(os.environ.setdefault("MFA_HASHING_QUEUE", "6"))
-threads = hashing_threads + hashing_queue + 8
+hashing_threads = number("MFA_HASHING_THREADS", max(1, cores // workers), 1, 64)
+hashing_queue = number("MFA_HASHING_QUEUE", 6, 0, 100)
+os.environ.update(MFA_HASHING_THREADS=str(hashing_threads), MFA_HASHING_QUEUE=str(hashing_queue))
+threads = hashing_threads + hashing_queue + 24
 
 timeout = 30
 graceful_timeout = 30
 control_socket_disable = True
-os.environ.setdefault("WEB_CONCURRENCY", str(workers))
+umask = 0o077  # what SQLite puts beside its file is its owner's alone
+logconfig_dict = gunicorn_logging()
+
+# The app itself counts proxies (MFA_TRUSTED_PROXIES); nobody else may tell gunicorn who asks, or for which path.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers = {}
 
 
 def on_starting(server):
-    """Refuse to count rate limits per process where there are several."""
+    """Stop before any worker starts, with everything that is wrong said once."""
     if server.cfg.workers > 1 and not has_shared_limits:
-        sys.exit(
-            f"{server.cfg.workers} worker processes need MFA_REDIS_URL: without it each counts rate limits for itself"
-        )
+        problems.append(f"{server.cfg.workers} worker processes need MFA_REDIS_URL: without it each counts for itself")
+    if server.app.app_uri == "wsgi:app":
+        try:
+            ensure_startable(os.environ)
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    if problems:
+        print("mfa_service can't start:", *problems, sep="\n  - ", file=sys.stderr)  # noqa: T201
+        sys.exit(APP_LOAD_ERROR)

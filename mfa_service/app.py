@@ -7,11 +7,14 @@ from typing import Any
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import create_engine
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from mfa_service.config import Settings, from_environment
+from mfa_service.config import Settings, from_environment, unknown_names
+from mfa_service.errors import Unavailable
 from mfa_service.extension import MFA
 from mfa_service.models import Base
+from mfa_service.services import Services
 from mfa_service.web import client, errors, logs, security
 
 
@@ -22,13 +25,17 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     """
     settings = Settings.load(from_environment(os.environ) | dict(config or {}))
     app = Flask("mfa_service", static_folder=None)
+    logs.configure_logging(app)
+    for warning in unknown_names(os.environ):
+        app.logger.warning(warning)
     app.config.update(
         PROVIDE_AUTOMATIC_OPTIONS=False,
         SQLALCHEMY_DATABASE_URI=settings.database,
         SQLALCHEMY_ENGINE_OPTIONS=_engine_options(settings),
     )
-    app.url_map.merge_slashes = False  # //auth/login is 404, not a redirect to a host that the client named
-    logs.configure_logging(app)
+    app.url_map.merge_slashes = (
+        False  # other spellings of a path are 404, not a redirect to a host that the client named
+    )
     client.install_request_ids(app)
     security.install(app, settings)
     errors.install(app)
@@ -38,6 +45,18 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=0)  # type: ignore[method-assign]
     return app
+
+
+def ensure_startable(environment: Mapping[str, str]) -> None:
+    """Raise ConfigurationError if `create_app` would, without leaving anything open: gunicorn asks before it forks."""
+    settings = Settings.load(from_environment(environment))
+    services = Services(settings, create_engine(settings.database), time.time)
+    try:
+        services.health.ensure_keyring()
+    except Unavailable:
+        return  # a database that is not there yet is waited for
+    finally:
+        services.close()
 
 
 def _engine_options(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from mfa_service.config import Settings, from_environment
 from mfa_service.crypto.keyring import new_keyring_text
 from mfa_service.crypto.signing import file_name, new_key_pem
 from mfa_service.errors import ConfigurationError
-from mfa_service.services import database, schema
+from mfa_service.services import Services, database, schema
+from mfa_service.services.unit_of_work import cause
 
 P = ParamSpec("P")
 
@@ -36,8 +37,8 @@ def _explained(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except ConfigurationError as error:
             problems = error.problems
-        except SQLAlchemyError:
-            problems = ["the database can't be reached; MFA_DATABASE_URL says where it is looked for"]
+        except SQLAlchemyError as error:
+            problems = [f"the database can't be reached ({cause(error)}); MFA_DATABASE_URL says where it is looked for"]
         else:
             return
         for problem in problems:
@@ -54,8 +55,9 @@ def init() -> None:
     settings = Settings.load(from_environment(os.environ), needs_keys=False)
     if not settings.keys:
         _create(settings.keyring_file, new_keyring_text().encode())
-    if not settings.jwt_secret and not any(settings.signing_folder.glob("*.pem")):
-        _create(settings.signing_folder / file_name(time.time()), new_key_pem())
+    if not settings.jwt_secret:
+        made_before = sorted(settings.signing_folder.glob("*.pem"))
+        _create(made_before[-1] if made_before else settings.signing_folder / file_name(time.time()), new_key_pem())
 
 
 @mfa.command()
@@ -66,6 +68,17 @@ def upgrade() -> None:
     engine = _engine()
     schema.upgrade(engine)
     click.echo(f"database is at revision {schema.find_current(engine)}")
+
+
+@mfa.command()
+@_explained
+def prune() -> None:
+    """Remove challenges, sessions, devices and counters that have ended; safe beside traffic."""
+    settings = Settings.load(from_environment(os.environ))
+    services = Services(settings, create_engine(settings.database), time.time)
+    for name, count in services.housekeeping.prune().items():
+        click.echo(f"{count:8} {name}")
+    services.close()
 
 
 @mfa.command(name="doctor")

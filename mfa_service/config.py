@@ -1,13 +1,14 @@
 """Every setting once, with its type, its default, its check and its reason.
 
-A setting is read from the environment (or the host's `app.config`) under its upper-case name with the prefix
-`MFA_`. All that is missing, weak or contradictory is reported in one go and stops the start.
+A setting is read from the environment, or from what `create_app` is given, under its upper-case name with the
+prefix `MFA_`. All that is missing, weak or contradictory is reported in one go and stops the start.
 """
 
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -79,6 +80,13 @@ def _address(schemes: str, example: str) -> Check:
 _database_address = _address(r"sqlite|postgres|postgresql(\+psycopg)?", "postgresql://mfa@db.example/mfa")
 
 
+def _hosts(values: tuple[str, ...]) -> str | None:
+    bare = all(
+        re.fullmatch(r"[A-Za-z0-9._:-]+", value) and not re.search(r"^.*[^:]:[0-9]+$", value) for value in values
+    )
+    return None if bare else "must be host names such as auth.example, without scheme and port, separated by commas"
+
+
 def _label(value: str) -> str | None:
     return None if value.strip() and ":" not in value else "must not be empty or hold a colon"
 
@@ -131,7 +139,9 @@ class Settings:
         (), why="Apps that may accept our access tokens (`aud`), beside the issuer; separated by commas."
     )
     allowed_hosts: tuple[str, ...] = setting(
-        (), why="Host names that are answered besides that of the public address and loopback; others get 400."
+        (),
+        check=_hosts,
+        why="Host names that are answered besides that of the public address and loopback; others get 400.",
     )
     cors_origins: tuple[str, ...] = setting(
         (), check=_origins, why="Origins whose pages may call the API from a browser; separated by commas."
@@ -150,6 +160,9 @@ class Settings:
     auth_rate_limit: str = setting(
         "5 per 15 minutes", check=_rate, why="How often one client may call one credential route."
     )
+    session_rate_limit: str = setting(
+        "60 per minute", check=_rate, why="How often one client may refresh, log out, or change its own factors."
+    )
     registration_rate_limit: str = setting(
         "300 per hour", check=_rate, why="Registrations taken from all clients together: each costs a hash and rows."
     )
@@ -160,8 +173,21 @@ class Settings:
     totp_window: int = setting(
         2, check=between(0, 2), why="How many 30-second steps a phone's clock may be off, either way."
     )
-    bcrypt_cost: int = setting(12, why="Work factor of password hashes, 10 to 16; 12 is a quarter of a second.")
+    bcrypt_cost: int = setting(
+        12,
+        why="Work factor of password hashes, 10 to 16; 12 is a quarter of a second. "
+        "Once lowered, accounts hashed before answer later than unknown names.",
+    )
     password_min_length: int = setting(8, check=between(8, 64), why="In code points (NIST SP 800-63B).")
+    session_idle_seconds: int = setting(
+        86400, check=between(3600, 31536000), why="A session that was not refreshed for so long has ended."
+    )
+    session_seconds: int = setting(
+        2592000, check=between(3600, 31536000), why="How long a session lasts at most, however often it is refreshed."
+    )
+    device_seconds: int = setting(
+        2592000, check=between(0, 2592000), why="How long a device is remembered. 0: no device is, and none counts."
+    )
     hashing_threads: int = setting(
         1, check=between(1, 64), why="Passwords that a process hashes at once; gunicorn.conf.py sets it from the cores."
     )
@@ -234,6 +260,8 @@ class Settings:
     def database(self) -> str:
         """The database's address for SQLAlchemy, with psycopg 3 as the driver of PostgreSQL."""
         url = self.database_url or f"sqlite:///{self.folder / 'mfa.db'}"
+        if url.startswith("sqlite:///") and not url.startswith(("sqlite:////", "sqlite:///:", "sqlite:///file:")):
+            return f"sqlite:///{Path.cwd() / url.removeprefix('sqlite:///')}"
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
     @property
@@ -268,6 +296,16 @@ def _parsed_bool(value: Any) -> bool:
         return known[str(value).strip().lower()]
     except KeyError:
         raise ValueError("must be true or false") from None
+
+
+def unknown_names(environment: Mapping[str, Any]) -> list[str]:
+    """What looks like a setting and is none, each with what may have been meant."""
+    known = [env_name(spec) for spec in fields(Settings)]
+    warnings = []
+    for name in sorted(set(from_environment(environment)) - set(known)):
+        near = get_close_matches(name, known, 1)
+        warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return warnings
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -4,17 +4,19 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from limits import parse
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from mfa_service.config import Settings, env_name
-from mfa_service.errors import ConfigurationError
+from mfa_service.config import Settings, unknown_names
+from mfa_service.errors import ConfigurationError, Unavailable
 from mfa_service.services import Services, database, load_keys, schema
+from mfa_service.services.unit_of_work import cause
 from mfa_service.web import limits
 
 Level = Literal["ok", "warning", "error"]
@@ -45,17 +47,15 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
 
 
 def _names(environment: Mapping[str, Any]) -> Iterator[Finding]:
-    known = [env_name(spec) for spec in fields(Settings)]
-    for name in sorted(set(environment) - set(known)):
-        near = get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        yield Finding("warning", "settings", f"{name} is not a setting{hint}")
+    yield from (Finding("warning", "settings", warning) for warning in unknown_names(environment))
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
     secret = [settings.keyring_file] if not settings.keys else []
-    secret += [settings.folder] if settings.database.startswith("sqlite") else []
     secret += sorted(settings.signing_folder.glob("*.pem")) if not settings.jwt_secret else []
+    if settings.database.startswith("sqlite:///"):
+        file = Path(settings.database.removeprefix("sqlite:///").partition("?")[0])
+        secret += [path for path in (file, file.parent) if path.exists()]
     open_to_all = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_to_all:
         yield Finding("error", "keys", f"{path} can be read by others: chmod go=")
@@ -66,12 +66,15 @@ def _files(settings: Settings) -> Iterator[Finding]:
 def _standards(settings: Settings) -> Iterator[Finding]:
     if settings.totp_window > 1:
         yield Finding("warning", "standards", f"MFA_TOTP_WINDOW is {settings.totp_window}: RFC 6238 advises one step")
+    if settings.bcrypt_cost < 12:
+        yield Finding(
+            "warning", "standards", f"MFA_BCRYPT_COST is {settings.bcrypt_cost}: 12 is the default for a reason"
+        )
     if settings.jwt_secret:
         yield Finding("warning", "standards", "HS256: whoever can verify tokens can make them; ES256 keys avoid that")
-    if settings.password_min_length < 15:
-        yield Finding(
-            "ok", "standards", "passwords from 8 characters: enough beside a second factor (NIST SP 800-63B-4)"
-        )
+    yield Finding(
+        "ok", "standards", f"passwords from {settings.password_min_length} characters, beside a second factor"
+    )
 
 
 def _proxy(settings: Settings) -> Iterator[Finding]:
@@ -82,10 +85,13 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
     elif not is_local and not settings.trusted_proxies:
         yield Finding("warning", "proxy", "MFA_TRUSTED_PROXIES is 0: behind a proxy all clients share one rate limit")
     else:
-        yield Finding("ok", "proxy", f"{settings.public_url} behind {settings.trusted_proxies} trusted proxies")
+        yield Finding("ok", "proxy", f"{settings.public_url}, trusted proxies in front: {settings.trusted_proxies}")
 
 
 def _limiter(settings: Settings) -> Iterator[Finding]:
+    rate = parse(settings.auth_rate_limit)
+    if rate.amount > rate.get_expiry():
+        yield Finding("warning", "limiter", f"MFA_AUTH_RATE_LIMIT is {settings.auth_rate_limit}: over one try a second")
     workers = os.environ.get("WEB_CONCURRENCY", "1")
     if not settings.redis_url:
         level: Level = "ok" if workers == "1" else "error"
@@ -96,15 +102,22 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
+    engine = database.engine_for(create_engine(settings.database))
     try:
-        engine = database.engine_for(create_engine(settings.database))
         current, newest = schema.find_current(engine), schema.newest()
         if current != newest:
             yield Finding("error", "database", f"is at revision {current}, not {newest}: run `flask mfa upgrade`")
             return
-        Services(settings, engine, time.time).health.ensure_keyring()
-    except (SQLAlchemyError, ConfigurationError) as error:
-        text = "; ".join(error.problems) if isinstance(error, ConfigurationError) else "can't be reached"
-        yield Finding("error", "database", text)
-        return
-    yield Finding("ok", "database", f"{engine.dialect.name} at revision {current}, opened by this keyring")
+        health = Services(settings, engine, time.time).health
+        health.ensure_keyring(leaves_canary=False)
+        health.ensure_writable()
+    except SQLAlchemyError as error:
+        yield Finding("error", "database", f"can't be reached: {cause(error)}")
+    except Unavailable:
+        yield Finding("error", "database", "takes no changes now: it is locked, full or read-only")
+    except ConfigurationError as error:
+        yield Finding("error", "database", "; ".join(error.problems))
+    else:
+        yield Finding("ok", "database", f"{engine.dialect.name} at revision {current}, opened by this keyring")
+    finally:
+        engine.dispose()

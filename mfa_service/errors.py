@@ -28,7 +28,7 @@ class MFAError(Exception):
     code: ClassVar[str] = "internal_error"
     message: ClassVar[str] = "Internal error"
     #: Parameters of `WWW-Authenticate: Bearer` (RFC 6750 section 3) on a 401.
-    challenge: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    challenge: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, *, fields: Mapping[str, str] | None = None, retry_after: int | None = None) -> None:
         """`fields` gives a reason for each member refused; `retry_after` is in seconds."""
@@ -97,6 +97,36 @@ class InvalidCode(Unauthenticated):
     code, message = "invalid_code", "Invalid TOTP code"
 
 
+class InvalidRecoveryCode(Unauthenticated):
+    """The recovery code is wrong, was used before, or belongs to an older set."""
+
+    code, message = "invalid_recovery_code", "Invalid recovery code"
+
+
+class InvalidRefreshToken(Unauthenticated):
+    """The refresh token is forged, or its session has ended or lapsed, or its user is gone or disabled."""
+
+    code, message = "invalid_refresh_token", "Invalid refresh token"
+    challenge = _INVALID
+
+
+class RefreshReused(Unauthenticated):
+    """A refresh token that was replaced long ago came back: somebody has a copy. The session is ended."""
+
+    code, message = "refresh_reused", "Refresh token was used before"
+    challenge = _INVALID
+
+
+class StepUpRequired(Unauthenticated):
+    """The second factor was shown too long ago, or not at all on this device (RFC 9470); `max_age` in seconds."""
+
+    code, message = "step_up_required", "Recent second factor required"
+
+    def __init__(self, max_age: int) -> None:
+        super().__init__()
+        self.challenge = {"error": "insufficient_user_authentication", "max_age": str(max_age)}
+
+
 class InvalidPendingToken(Unauthenticated):
     """The pending token is forged, expired, used up or spent: the password has to be given again."""
 
@@ -140,6 +170,18 @@ class FactorExists(MFAError):
     status, code, message = 403, "factor_exists", "A second factor exists already"
 
 
+class NothingToConfirm(MFAError):
+    """There is no new authenticator that waits for its first code: none was asked for, or ten minutes are over."""
+
+    status, code, message = 409, "nothing_to_confirm", "No authenticator waits to be confirmed"
+
+
+class MFARequired(MFAError):
+    """Policy does not let this account go without a second factor."""
+
+    status, code, message = 403, "mfa_required", "A second factor is required"
+
+
 class RegistrationClosed(MFAError):
     """Self-registration is switched off (`MFA_REGISTRATION_OPEN`)."""
 
@@ -180,7 +222,7 @@ class LoginFailed(MFAError):
 
 
 class Unavailable(MFAError):
-    """Something the answer needs is out of order; nothing was spent, try again later."""
+    """Something the answer needs is out of order; nothing of the account's was spent, try again later."""
 
     status, code, message = 503, "unavailable", "Service unavailable"
 

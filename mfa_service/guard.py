@@ -6,18 +6,20 @@ This module is the side door: it needs Flask and PyJWT, and neither a database n
 import functools
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from flask import Flask, current_app, g, request
 from werkzeug.local import LocalProxy
 
 from mfa_service.crypto.tokens import AnotherKind, Identity, Verifier
-from mfa_service.errors import FullAuthenticationRequired, InvalidToken, NoToken
+from mfa_service.errors import FullAuthenticationRequired, InvalidToken, NoToken, StepUpRequired
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXTENSION = "mfa_guard"
+#: How recent the second factor must be for what changes an account's security.
+STEP_UP_SECONDS = 300
 #: What a view under `require_mfa` may answer besides its own.
 REFUSALS = (NoToken, InvalidToken, FullAuthenticationRequired)
 
@@ -44,8 +46,11 @@ class Guard:
         """Make `require_mfa` work in `app`."""
         app.extensions[_EXTENSION] = self
 
-    def check(self) -> None:
-        """Let the request pass and remember who it is. Raises NoToken, InvalidToken, FullAuthenticationRequired."""
+    def check(self, *, max_age: int | None = None) -> None:
+        """Let the request pass and remember who it is.
+
+        Raises NoToken, InvalidToken, FullAuthenticationRequired, StepUpRequired.
+        """
         token = _bearer_token()
         try:
             identity = self._verifier.access(token, now=self._clock())
@@ -54,17 +59,39 @@ class Guard:
         account = self._find_account(identity) if self._find_account else None
         if self._find_account and account is None:
             raise InvalidToken
+        if max_age is not None and not self._is_recent(identity, max_age):
+            raise StepUpRequired(max_age)
         # Only now, after every check: nothing that a half-checked request left may be believed.
         g.mfa_identity, g.mfa_account = identity, account
 
+    def _is_recent(self, identity: Identity, max_age: int) -> bool:
+        return "mfa" in identity.amr and identity.auth_time > self._clock() - max_age
 
-def require_mfa(view: Callable[P, R]) -> Callable[P, R]:
-    """Call the view only for an access token that a second factor was shown for."""
 
+@overload
+def require_mfa(view: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def require_mfa(*, max_age: int | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def require_mfa(view: Callable[..., Any] | None = None, /, *, max_age: int | None = None) -> Any:
+    """Call the view only for an access token of a completed sign-in.
+
+    With `max_age` (seconds) the second factor must have been shown so recently, in this very session: a remembered
+    device is not enough, and the refusal is an RFC 9470 challenge.
+    """
+    if view is None:
+        return functools.partial(_guarded, max_age=max_age)
+    return _guarded(view, max_age=max_age)
+
+
+def _guarded(view: Callable[P, R], *, max_age: int | None) -> Callable[P, R]:
     @functools.wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         guard: Guard = current_app.extensions[_EXTENSION]
-        guard.check()
+        guard.check(max_age=max_age)
         return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
     return guarded

@@ -70,6 +70,8 @@ class User(Base):
     password_set_at: Mapped[datetime]
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
+    # Set by the first confirmed factor and kept for ever: from then on a password alone never enrols another.
+    had_factor_at: Mapped[datetime | None]
 
 
 class TOTPSecret(Base):
@@ -82,6 +84,8 @@ class TOTPSecret(Base):
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
     last_step: Mapped[int] = mapped_column(BigInteger, default=-1)
     created_at: Mapped[datetime]
+    # When it is wiped unless it is confirmed; the secret of registration waits for ever.
+    expires_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
 
     __table_args__ = (
@@ -116,8 +120,51 @@ class Challenge(Base):
     closed_at: Mapped[datetime | None]
 
 
+class RecoveryCode(Base):
+    """A code for the day the phone is gone, good once. The codes have 120 random bits: a plain SHA-256 hides them."""
+
+    __tablename__ = "mfa_recovery_codes"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class Lock(Base):
+    """Failures in a row, of one user and one subject: a factor, the password, or the password from one network."""
+
+    __tablename__ = "mfa_locks"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(80), primary_key=True)
+    failures: Mapped[int] = mapped_column(Integer)
+    failed_at: Mapped[datetime] = mapped_column(index=True)
+    open_at: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+
+
+class Device(Base):
+    """A browser or app that its user asked us to remember: it skips the code, never the password."""
+
+    __tablename__ = "mfa_devices"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    user_agent: Mapped[str] = mapped_column(String(256))
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Session(Base):
-    """Somebody signed in; its id is the `sid` of the access token."""
+    """Somebody signed in; its id is the `sid` of the access token.
+
+    `generation` counts the refresh tokens that were given out; they are derived from it under `key_id`, not stored.
+    """
 
     __tablename__ = "mfa_sessions"
 
@@ -125,7 +172,14 @@ class Session(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
     address: Mapped[str] = mapped_column(String(64))
     user_agent: Mapped[str] = mapped_column(String(256))
+    amr: Mapped[str] = mapped_column(String(64))
+    key_id: Mapped[str] = mapped_column(String(32))
+    generation: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime]
+    authenticated_at: Mapped[datetime]
+    refreshed_at: Mapped[datetime]
+    rotated_at: Mapped[datetime | None]
+    seen_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
 

@@ -10,7 +10,7 @@ def _is_ours(_object: object, name: str | None, kind: str, _reflected: bool, _co
     return kind != "table" or str(name).startswith("mfa_")
 
 
-# The caller (mfa_service.cli) passes an open connection; nothing is configured from a file.
+# The caller (services/schema.py) passes an open connection; nothing is configured from a file.
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,

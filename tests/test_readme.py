@@ -2,19 +2,24 @@
 
 import ast
 import importlib
+import queue
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from mfa_service.cli import mfa
 from mfa_service.config import Settings, env_name
 from mfa_service.errors import published
-from mfa_service.services.audit import Event
-from tests.conftest import ROOT, program
+from mfa_service.services.audit import ClientInfo, Event, Recorded
+from mfa_service.services.notices import _is_noteworthy
+from tests.conftest import ROOT, Clock, program
+from tests.factories import register, sign_in
 
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 README = (ROOT / "README.md").read_text()
@@ -69,12 +74,32 @@ def test_the_error_codes_are_those_of_the_code() -> None:
 
 
 def test_the_audit_events_are_those_of_the_code() -> None:
-    assert sorted(name for name, _ in table("Audit events")) == sorted(Event)
+    assert sorted(name for name, _, _ in table("Audit events")) == sorted(Event)
+
+
+def test_the_notices_are_those_of_the_code() -> None:
+    marked = {name for name, _, notice in table("Audit events") if notice != EMPTY}
+    unmarked = set(Event) - marked
+    assert all(_is_noteworthy(recorded(Event(name), new_client=True)) for name in marked)
+    assert not any(_is_noteworthy(recorded(event, new_client=True)) for event in unmarked)
+    assert not _is_noteworthy(recorded(Event.LOGIN_COMPLETED, new_client=False))
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    said = {where: int(how_much.split()[0].replace(",", "")) for _, how_much, where in table("Limits and lifetimes")}
-    assert said == {where: value_of(where) for where in said}
+    for what, how_much, _, where in table("Limits and lifetimes"):
+        value = value_of(where)
+        number = re.match(r"[\d,]+", how_much)
+        assert number, what
+        assert how_much == value or int(number[0].replace(",", "")) == value, what
+
+
+def test_no_limit_of_the_code_is_missing() -> None:
+    said = {where for _, _, _, where in table("Limits and lifetimes")}
+    assert set(public_numbers()) | {env_name(spec) for spec in fields(Settings) if is_limit(spec)} <= said
+
+
+def test_what_ends_what_is_a_full_table() -> None:
+    assert all(len(row) == 5 and all(row) for row in table("The life of a session"))
 
 
 @pytest.mark.parametrize("title", ["Settings", "Error codes", "Audit events", "Limits and lifetimes"])
@@ -101,7 +126,7 @@ def test_the_walk_goes_as_shown(serve: Callable[..., str]) -> None:
     for needed in ("curl", "oathtool"):
         program(needed)
     address = serve(MFA_AUTH_RATE_LIMIT="5 per 15 minutes")
-    blocks = [(code.replace("http://127.0.0.1:8000", address), output) for code, output in walk()]
+    blocks = [(code.replace("http://127.0.0.1:${PORT:-8000}", address), output) for code, output in walk()]
     outputs = outputs_of([code for code, _ in blocks])
     for (code, shown_output), output in zip(blocks, outputs, strict=True):
         assert re.fullmatch(as_pattern(shown_output), output), f"{code}\nanswered\n{output}\nand not\n{shown_output}"
@@ -110,8 +135,30 @@ def test_the_walk_goes_as_shown(serve: Callable[..., str]) -> None:
 def test_the_walk_has_its_steps_and_the_refusal_without_a_code() -> None:
     walked = " ".join(code for code, _ in walk())
     steps = ["/auth/register", "/auth/login", "/api/profile", "/auth/verify-mfa", "/api/profile"]
-    assert re.findall(r"/(?:auth|api)/[a-z-]+", walked) == steps
+    staying = ["/auth/refresh", "/auth/login", "/auth/verify-mfa", "/auth/login", "/api/mfa/recovery-codes"]
+    ending = ["/auth/step-up", "/api/mfa/recovery-codes", "/api/sessions", "/auth/logout", "/api/profile"]
+    assert re.findall(r"/(?:auth|api)/[a-z/-]+", walked) == steps + staying + ending
     assert "401" in walk()[2][1]
+
+
+def test_every_route_named_exists(app: Flask) -> None:
+    known = {re.sub("<.*?>", "<id>", rule.rule) for rule in app.url_map.iter_rules()}
+    named = re.findall(r"(?:GET|POST|DELETE) (/[a-z./<>-]+)", README)
+    assert len(named) > 10
+    assert set(named) <= known
+
+
+def test_the_listener_of_notices_hears(make_app: Callable[..., Flask], clock: Clock) -> None:
+    app, heard = make_app(), queue.Queue[str]()
+    [code] = re.findall(r"^```python\n(.*?)^```$", section("Audit events"), re.M | re.S)
+    code = code.replace("from mfa_service.app import create_app", "")
+    exec(code, kept := {"create_app": lambda: app, "print": heard.put})
+    client = app.test_client()
+    sign_in(client, register(client, "ada"), clock())
+    assert kept["send"]
+    texts = {heard.get(timeout=10) for _ in range(3)}
+    events = {"factor.confirmed", "recovery_codes.issued", "login.completed"}
+    assert texts == {f"to someone@example.com: {event} at 22:13 UTC from 127.0.0.1" for event in events}
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────
@@ -156,9 +203,29 @@ def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
 
 
 def value_of(where: str) -> object:
-    """The value of a constant named `path.py:NAME`."""
+    """The value of a constant named `path.py:NAME`, or the default of a setting."""
     path, _, name = where.partition(":")
+    if not name:
+        return next(spec.default for spec in fields(Settings) if env_name(spec) == where)
     return getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+
+
+def public_numbers() -> Iterator[str]:
+    """Every number that a module of ours names in capitals, as `path.py:NAME`; sizes of columns and keys left out."""
+    for path in (ROOT / "mfa_service").rglob("*.py"):
+        where = str(path.relative_to(ROOT))
+        for symbol in defined(ast.parse(path.read_text()).body):
+            is_public = re.fullmatch("[A-Z][A-Z_]+", symbol) and symbol not in ("ID_LENGTH", "KEY_BYTES")
+            if is_public and type(value_of(f"{where}:{symbol}")) is int:
+                yield f"{where}:{symbol}"
+
+
+def is_limit(spec: "Field[Any]") -> bool:
+    return spec.name.endswith(("_rate_limit", "_seconds", "_window", "_queue"))
+
+
+def recorded(event: Event, **detail: object) -> Recorded:
+    return Recorded(event, datetime.now(UTC), "someone", ClientInfo(), detail)
 
 
 def resolves(page: str, target: str) -> bool:
@@ -190,4 +257,5 @@ def outputs_of(blocks: list[str]) -> list[str]:
 
 def as_pattern(shown_output: str) -> str:
     """The output as a pattern, in which … stands for what is different each time."""
-    return '[^ "]+'.join(re.escape(part) for part in shown_output.split("…"))
+    pattern = '[^ "]+'.join(re.escape(part) for part in shown_output.split("…"))
+    return pattern.replace(r'\[[^ "]+\]', r"\[[^\]]+\]")

@@ -2,13 +2,10 @@
 
 from typing import cast
 
-from flask import Blueprint
-
+from mfa_service.api.blueprint import blueprint
 from mfa_service.guard import REFUSALS, current_account, require_mfa
 from mfa_service.services.sessions import Account
 from mfa_service.web.contract import View, gives, refuses
-
-blueprint = Blueprint("api", __name__)
 
 
 class ProfileView(View):

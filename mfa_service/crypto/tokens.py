@@ -179,7 +179,9 @@ def _respelled(part: str) -> str:
 def _ensure_sound(claims: Mapping[str, Any], kind: Kind, now: float) -> None:
     # type() and not isinstance(): True is an int, and a subclass has no business in JSON.
     is_typed = all(type(claims.get(name)) is expected for name, expected in kind.claims.items())
-    if not is_typed or claims["step"] not in kind.steps:
+    # Ids of ours are ASCII; a lone surrogate would only fail later, in the database.
+    ids = [claims.get(name, "") for name in ("sub", "jti", "sid")]
+    if not is_typed or claims["step"] not in kind.steps or not all(str(value).isascii() for value in ids):
         raise InvalidToken
     starts = (claims["iat"], claims.get("nbf", claims["iat"]))
     begins_later = any(type(start) is not int or start > now + LEEWAY for start in starts)

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from mfa_service.config import Settings
 from mfa_service.crypto.keyring import Keyring
+from mfa_service.crypto.opaque import RefreshTokens
 from mfa_service.crypto.signing import SharedSecret, SigningKeys
 from mfa_service.crypto.tokens import Minter, Verifier
 from mfa_service.crypto.vault import Vault
@@ -15,53 +16,108 @@ from mfa_service.services.accounts import Accounts
 from mfa_service.services.audit import Audit
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import engine_for, sessions_on
+from mfa_service.services.devices import Devices
+from mfa_service.services.factors import Factors
 from mfa_service.services.hashing import Hashing
 from mfa_service.services.health import Health
+from mfa_service.services.housekeeping import Housekeeping
+from mfa_service.services.lockout import Lockout
 from mfa_service.services.login import Login
+from mfa_service.services.notices import Notices
+from mfa_service.services.policy import Policy
+from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP
 from mfa_service.services.unit_of_work import UnitOfWork
+from mfa_service.services.users import Users
 
 
 class Services:
-    """One service's object graph."""
+    """One service's object graph: what everything stands on, then the leaves, then the conductors."""
 
     def __init__(self, settings: Settings, engine: Engine, clock: Callable[[], float]) -> None:
         """`engine` is the host's; `clock` gives Unix seconds. Raises ConfigurationError for keys that don't do."""
-
-        def now() -> datetime:
-            return datetime.fromtimestamp(clock(), UTC)
-
         keyring, self.keys = load_keys(settings)
-        vault = Vault(keyring)
         self.settings = settings
         self.clock = clock
+        self.now = lambda: datetime.fromtimestamp(clock(), UTC)
+        self.vault = Vault(keyring)
+        self.refresh_tokens = RefreshTokens(keyring)
+        self.minter = Minter(self.keys, issuer=settings.public_url, audiences=settings.audiences)
+        self.verifier = Verifier(self.keys, issuer=settings.public_url, audience=settings.public_url)
         self.engine = engine_for(engine)
         self.session = sessions_on(self.engine)
-        self.audit = Audit(self.session, now)
+        self.audit = Audit(self.session, self.now)
         self.unit = UnitOfWork(self.session, self.audit.publish)
-        self.verifier = Verifier(self.keys, issuer=settings.public_url, audience=settings.public_url)
-        self.minter = Minter(self.keys, issuer=settings.public_url, audiences=settings.audiences)
         self.hashing = Hashing(settings.hashing_threads, settings.hashing_queue)
-        self.health = Health(self.session, self.unit, vault)
-        self.challenges = Challenges(self.session, self.audit, now)
-        self.sessions = Sessions(self.session, self.unit, now)
-        self.totp = TOTP(self.session, self.audit, vault, now, issuer=settings.totp_issuer, window=settings.totp_window)
-        self.accounts = Accounts(self.session, self.unit, self.audit, vault, self.hashing, self.totp, settings, now)
+        self._add_leaves(settings)
+        self._add_conductors(settings)
+
+    def _add_leaves(self, settings: Settings) -> None:
+        session, unit, audit, now = self.session, self.unit, self.audit, self.now
+        idle = settings.session_idle_seconds
+        self.users = Users(session)
+        self.policy = Policy()
+        self.locks = Lockout(session, audit, now)
+        self.challenges = Challenges(session, audit, now)
+        self.recovery_codes = RecoveryCodes(session, now)
+        self.devices = Devices(session, unit, audit, now, seconds=settings.device_seconds)
+        self.totp = TOTP(session, audit, self.vault, now, issuer=settings.totp_issuer, window=settings.totp_window)
+        self.sessions = Sessions(
+            session, unit, audit, self.refresh_tokens, now, seconds=settings.session_seconds, idle_seconds=idle
+        )
+        self.notices = Notices(session, unit, audit)
+        self.health = Health(session, unit, self.vault)
+        self.housekeeping = Housekeeping(session, unit, now, idle_seconds=idle)
+
+    def _add_conductors(self, settings: Settings) -> None:
+        self.factors = Factors(
+            unit=self.unit,
+            audit=self.audit,
+            users=self.users,
+            locks=self.locks,
+            totp=self.totp,
+            recovery_codes=self.recovery_codes,
+            challenges=self.challenges,
+            sessions=self.sessions,
+            devices=self.devices,
+            policy=self.policy,
+            now=self.now,
+        )
+        self.accounts = Accounts(
+            session=self.session,
+            unit=self.unit,
+            audit=self.audit,
+            users=self.users,
+            locks=self.locks,
+            vault=self.vault,
+            hashing=self.hashing,
+            totp=self.totp,
+            challenges=self.challenges,
+            sessions=self.sessions,
+            devices=self.devices,
+            settings=settings,
+            now=self.now,
+        )
         self.login = Login(
-            self.unit,
-            self.audit,
-            self.accounts,
-            self.challenges,
-            self.totp,
-            self.sessions,
-            self.minter,
-            self.verifier,
-            now,
+            unit=self.unit,
+            audit=self.audit,
+            users=self.users,
+            accounts=self.accounts,
+            factors=self.factors,
+            challenges=self.challenges,
+            totp=self.totp,
+            recovery_codes=self.recovery_codes,
+            devices=self.devices,
+            sessions=self.sessions,
+            minter=self.minter,
+            verifier=self.verifier,
+            now=self.now,
         )
 
     def close(self) -> None:
         """Let go of connections and threads, for commands and tests that outlive a service."""
+        self.notices.close()
         self.session.remove()
         self.engine.dispose()
         self.hashing.close()

@@ -1,4 +1,4 @@
-"""Accounts: registering, and checking a password.
+"""Accounts: registering, checking and changing a password, disabling, deleting.
 
 No hash is computed while a transaction is open: read, end the transaction, hash, then one unit judges and records.
 Whatever is wrong with a login, the work and the answer are the same, so that nobody learns which names exist.
@@ -7,9 +7,10 @@ Whatever is wrong with a login, the work and the answer are the same, so that no
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NoReturn
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, delete, false, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -17,15 +18,28 @@ from mfa_service.config import Settings
 from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.passwords import UnknownHash, decoy, hash_password, needs_rehash, verify_password
 from mfa_service.crypto.vault import Vault
-from mfa_service.errors import InvalidCredentials, InvalidRequest, MFAError, RegistrationClosed, SealBroken, UserExists
+from mfa_service.errors import (
+    InvalidCredentials,
+    InvalidRequest,
+    InvalidToken,
+    MFAError,
+    RegistrationClosed,
+    SealBroken,
+    UserExists,
+)
 from mfa_service.models import User
-from mfa_service.services import usernames
+from mfa_service.services import lockout, usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
-from mfa_service.services.hashing import Hashing
+from mfa_service.services.devices import Devices
+from mfa_service.services.hashing import Hashing, Place
+from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
+from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
+from mfa_service.services.users import Users
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class StoredPassword:
 
     user_id: str
     set_at: datetime
+    was_open: bool
     sealed: bytes = field(repr=False)
 
 
@@ -47,28 +62,23 @@ class Verdict:
     fresh_hash: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
 class Accounts:
     """Users and their passwords."""
 
-    def __init__(
-        self,
-        session: scoped_session[Session],
-        unit: UnitOfWork,
-        audit: Audit,
-        vault: Vault,
-        hashing: Hashing,
-        totp: TOTP,
-        settings: Settings,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._session = session
-        self.unit = unit
-        self._audit = audit
-        self._vault = vault
-        self._hashing = hashing
-        self._totp = totp
-        self._settings = settings
-        self._now = now
+    session: scoped_session[Session]
+    unit: UnitOfWork
+    audit: Audit
+    users: Users
+    locks: Lockout
+    vault: Vault
+    hashing: Hashing
+    totp: TOTP
+    challenges: Challenges
+    sessions: Sessions
+    devices: Devices
+    settings: Settings
+    now: Callable[[], datetime]
 
     def register(self, username: str, password: str, email: str, client: ClientInfo) -> Enrolment:
         """Make an account and its first, unconfirmed authenticator.
@@ -80,94 +90,176 @@ class Accounts:
         except MFAError as refusal:
             self._record_refusal(refusal, client)
             raise
-        with self._hashing.place() as place:
-            hashed = place.run(hash_password, password, self._settings.bcrypt_cost)
+        with self.hashing.place() as place:
+            hashed = place.run(hash_password, password, self.settings.bcrypt_cost)
         return self._add(user, hashed, client)
 
     def _new_user(self, username: str, password: str, email: str) -> User:
-        if not self._settings.registration_open:
+        if not self.settings.registration_open:
             raise RegistrationClosed
         key, address = usernames.get_key(username), _checked_email(email)
-        context = (username, key, address.partition("@")[0], self._settings.totp_issuer, "mfa_service")
-        ensure_acceptable(password, min_length=self._settings.password_min_length, context=context)
+        self._ensure_acceptable(password, username, address)
         return User(id=new_id(), username=username, username_key=key, email=address)
 
     @unit_of_work
     def _record_refusal(self, refusal: MFAError, client: ClientInfo) -> None:
-        self._audit.record(Event.REGISTRATION_REFUSED, client, reason=refusal.code)
+        self.audit.record(Event.REGISTRATION_REFUSED, client, reason=refusal.code)
 
     @unit_of_work
     def _add(self, user: User, hashed: str, client: ClientInfo) -> Enrolment:
-        user.created_at = user.password_set_at = self._now()
-        user.sealed_password = self._vault.seal(hashed.encode(), _context(user.id))
+        user.created_at = user.password_set_at = self.now()
+        user.sealed_password = self.vault.seal(hashed.encode(), _context(user.id))
         try:
-            with self._session.begin_nested():
-                self._session.add(user)
+            with self.session.begin_nested():
+                self.session.add(user)
         except IntegrityError:
             refusal = UserExists()
             self._record_refusal(refusal, client)
             raise refusal from None
-        self._audit.record(Event.USER_REGISTERED, client, user_id=user.id)
-        return self._totp.enrol(user.id, user.username)
+        self.audit.record(Event.USER_REGISTERED, client, user_id=user.id)
+        return self.totp.enrol(user.id, user.username, seconds=None)
 
     def check_password(self, username: str, password: str, client: ClientInfo) -> Verdict:
         """Hash and compare, outside of any transaction; an unknown name costs the same. Raises Busy, SealBroken."""
-        cost = self._settings.bcrypt_cost
-        with self._hashing.place() as place:
-            stored = self._find_password(username)
-            hashed = self._opened(stored, client) if stored else decoy(cost)
-            try:
-                is_right = place.run(verify_password, password, hashed, cost) and stored is not None
-            except UnknownHash:
-                place.run(verify_password, password, decoy(cost), cost)
-                return Verdict(stored, is_right=False, is_readable=False)
-            is_old = is_right and needs_rehash(hashed, cost)
-            return Verdict(stored, is_right, fresh_hash=place.run(hash_password, password, cost) if is_old else None)
+        with self.hashing.place() as place:
+            key = usernames.find_key(username)
+            return self._compare(place, User.username_key == key if key else false(), password, client)
+
+    def change_password(self, user_id: str, session_id: str, current: str, new: str, client: ClientInfo) -> None:
+        """Change the password, and end every other session, device and pending token.
+
+        Raises WeakPassword before anything is spent, InvalidCredentials (a failed attempt, counted as at login), Busy.
+        """
+        user = self._get(user_id)
+        self._ensure_acceptable(new, user.username, user.email, member="newPassword")
+        with self.hashing.place() as place:
+            verdict = self._compare(place, User.id == user_id, current, client)
+            hashed = place.run(hash_password, new, self.settings.bcrypt_cost)
+        self._set_password(verdict, hashed, session_id, client)
+
+    @unit_of_work
+    def _set_password(self, verdict: Verdict, hashed: str, session_id: str, client: ClientInfo) -> None:
+        user = self.settle(verdict, client)
+        if not self.sessions.is_live(session_id, user.id):
+            raise InvalidToken  # ended while the hash was made
+        user.sealed_password = self.vault.seal(hashed.encode(), _context(user.id))
+        user.password_set_at = self.now()
+        self.audit.record(Event.PASSWORD_CHANGED, client, user_id=user.id)
+        self._end_trust(user.id, keep=session_id)
+
+    @unit_of_work
+    def disable(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
+        """Let nobody in with this account, and end all that was let in."""
+        user = self.users.find_active(user_id)
+        if user:
+            user.disabled_at = self.now()
+            self.audit.record(Event.USER_DISABLED, client, user_id=user.id, reason=reason)
+            self._end_trust(user.id)
+
+    @unit_of_work
+    def enable(self, user_id: str, client: ClientInfo) -> None:
+        """Undo `disable`; sessions and devices stay ended."""
+        user = self.users.find(user_id)
+        if user:
+            user.disabled_at = None
+            self.audit.record(Event.USER_ENABLED, client, user_id=user.id)
+
+    @unit_of_work
+    def delete(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
+        """Remove an account and all that belongs to it but the audit log. Its id is never used again."""
+        if self.users.find(user_id):
+            self.audit.record(Event.USER_DELETED, client, user_id=user_id, reason=reason)
+            self.session.execute(delete(User).where(User.id == user_id))
+
+    def _end_trust(self, user_id: str, *, keep: str = "") -> None:
+        self.sessions.revoke_all(user_id, keep=keep)
+        self.devices.forget_all(user_id)
+        self.challenges.close_all(user_id)
 
     @reading
-    def _find_password(self, username: str) -> StoredPassword | None:
-        key = usernames.find_key(username)
-        user = self._session.scalar(select(User).where(User.username_key == key)) if key else None
-        return StoredPassword(user.id, user.password_set_at, user.sealed_password) if user else None
+    def _get(self, user_id: str) -> User:
+        user = self.session.get(User, user_id)
+        if user is None:
+            raise InvalidToken
+        return user
+
+    def _ensure_acceptable(self, password: str, username: str, email: str, *, member: str = "password") -> None:
+        context = (username, usernames.find_key(username) or "", email.partition("@")[0], self.settings.totp_issuer)
+        min_length = self.settings.password_min_length
+        ensure_acceptable(password, min_length=min_length, context=(*context, "mfa_service"), member=member)
+
+    def _compare(self, place: Place, who: ColumnElement[bool], password: str, client: ClientInfo) -> Verdict:
+        cost = self.settings.bcrypt_cost
+        stored = self._find_password(who, client)
+        hashed = self._opened(stored, client) if stored else decoy(cost)
+        try:
+            is_right = place.run(verify_password, password, hashed, cost) and stored is not None
+        except UnknownHash:
+            place.run(verify_password, password, decoy(cost), cost)
+            return Verdict(stored, is_right=False, is_readable=False)
+        is_old = is_right and needs_rehash(hashed, cost)
+        return Verdict(stored, is_right, fresh_hash=place.run(hash_password, password, cost) if is_old else None)
+
+    @reading
+    def _find_password(self, who: ColumnElement[bool], client: ClientInfo) -> StoredPassword | None:
+        user = self.session.scalar(select(User).where(who))
+        # Nobody's lock is looked for, too: an unknown name costs the same number of statements.
+        was_open = self.locks.is_open(user.id if user else "", password_from(client.network))
+        return StoredPassword(user.id, user.password_set_at, was_open, user.sealed_password) if user else None
 
     def _opened(self, stored: StoredPassword, client: ClientInfo) -> str:
         try:
-            return self._vault.open(stored.sealed, _context(stored.user_id)).decode("ascii", "replace")
+            return self.vault.open(stored.sealed, _context(stored.user_id)).decode("ascii", "replace")
         except SealBroken:
             self._record_unreadable(stored, client)
             raise
 
     @unit_of_work
     def _record_unreadable(self, stored: StoredPassword, client: ClientInfo) -> None:
-        self._audit.record(Event.PASSWORD_UNREADABLE, client, user_id=stored.user_id)
+        self.audit.record(Event.PASSWORD_UNREADABLE, client, user_id=stored.user_id)
 
     @unit_of_work
-    def settle(self, verdict: Verdict, client: ClientInfo) -> User:
-        """Judge a verdict against the account as it is now, and record it. Raises InvalidCredentials."""
+    def settle(self, verdict: Verdict, client: ClientInfo, *, is_trusted: bool = False) -> User:
+        """Judge a verdict against the account as it is now, and record it. Raises InvalidCredentials.
+
+        `is_trusted`: a remembered device passes the lock that counts strangers from everywhere.
+        """
         stored = verdict.stored
-        user = self.find_active(stored.user_id) if stored else None
         if stored and not verdict.is_readable:
             self._record_unreadable(stored, client)
-        if not stored or not user or not verdict.is_right or user.password_set_at != stored.set_at:
-            self._audit.record(Event.PASSWORD_REFUSED, client, user_id=stored.user_id if stored else None)
-            raise InvalidCredentials
-        self._audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
+        user = self.users.find_active(stored.user_id if stored else "")
+        is_right = (
+            verdict.is_right and user is not None and stored is not None and user.password_set_at == stored.set_at
+        )
+        subjects = (password_from(client.network), lockout.PASSWORD)
+        judged = subjects[:1] if is_trusted else subjects
+        may_try = self.locks.is_open(stored.user_id if stored else "", *judged)
+        is_looked_at = user is not None and stored is not None and may_try and stored.was_open
+        for subject in judged if is_right else subjects:
+            # For nobody, too, where the password is not looked at: the same statements, changing nothing.
+            self.locks.attempt(user.id if user and is_looked_at else "", subject)
+        if not user or not stored or not is_looked_at:
+            self._refuse(stored, client, locked=not may_try)
+        if not is_right:
+            for subject in subjects:
+                self.locks.failed(user.id, subject, client)
+            self._refuse(stored, client)
+        self.locks.passed(user.id, *judged)
+        self.audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
         if verdict.fresh_hash:
             self._replace_hash(stored, verdict.fresh_hash, client)
         return user
 
+    def _refuse(self, stored: StoredPassword | None, client: ClientInfo, **detail: bool) -> NoReturn:
+        self.audit.record(Event.PASSWORD_REFUSED, client, user_id=stored.user_id if stored else None, **detail)
+        raise InvalidCredentials
+
     def _replace_hash(self, stored: StoredPassword, fresh_hash: str, client: ClientInfo) -> None:
-        sealed = self._vault.seal(fresh_hash.encode(), _context(stored.user_id))
+        sealed = self.vault.seal(fresh_hash.encode(), _context(stored.user_id))
         # Only in place of what was read: of ten parallel logins one writes, and none undoes a re-sealing.
         unchanged = (User.id == stored.user_id, User.sealed_password == stored.sealed)
-        if changes_one(self._session, update(User).where(*unchanged).values(sealed_password=sealed)):
-            self._audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
-
-    def find_active(self, user_id: str) -> User | None:
-        """The user, unless gone or disabled, locked against other units until this one ends."""
-        mine = select(User).where(User.id == user_id, User.disabled_at.is_(None))
-        # SQLite knows no FOR UPDATE and needs none: a unit that writes is the only one that does.
-        return self._session.scalar(mine.with_for_update())
+        if changes_one(self.session, update(User).where(*unchanged).values(sealed_password=sealed)):
+            self.audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
 
 
 def _context(user_id: str) -> str:
@@ -178,4 +270,4 @@ def _checked_email(email: str) -> str:
     try:
         return validate_email(email, check_deliverability=False).normalized
     except EmailNotValidError:
-        raise InvalidRequest(fields={"email": "is not an e-mail address"}) from None
+        raise InvalidRequest(fields={"email": "is not an e-mail address that mail could be sent to"}) from None

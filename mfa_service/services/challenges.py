@@ -52,6 +52,11 @@ class Challenges:
         if not changes_one(self._session, closing):
             self._refuse(pending, client)
 
+    def close_all(self, user_id: str) -> None:
+        """Kill every pending token of a user."""
+        open_ones = (Challenge.user_id == user_id, Challenge.closed_at.is_(None))
+        self._session.execute(update(Challenge).where(*open_ones).values(closed_at=self._now()))
+
     def _is_open(self, pending: Pending) -> ColumnElement[bool]:
         is_theirs = and_(Challenge.id == pending.challenge_id, Challenge.user_id == pending.user_id)
         return and_(is_theirs, Challenge.closed_at.is_(None), Challenge.expires_at > self._now())

@@ -5,14 +5,36 @@ write fails at once with "database is locked", whatever the timeout. These are s
 SQLite we open an engine of our own on the same file and leave the host's alone.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, Update, create_engine, event
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Delete,
+    Engine,
+    Select,
+    Update,
+    and_,
+    create_engine,
+    event,
+    false,
+    or_,
+)
+from sqlalchemy.orm import Session as Transaction
+from sqlalchemy.orm import scoped_session, sessionmaker
 
+from mfa_service.crypto.opaque import is_id
 from mfa_service.errors import ConfigurationError
+from mfa_service.models import Device, Session
 from mfa_service.services.unit_of_work import WRITES
 
+R = TypeVar("R", Device, Session)
+
+#: Rows on a page of a list.
+PAGE = 50
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -36,14 +58,36 @@ def engine_for(host: Engine) -> Engine:
     return engine
 
 
-def sessions_on(engine: Engine) -> scoped_session[Session]:
+def sessions_on(engine: Engine) -> scoped_session[Transaction]:
     """One session for each thread; what was loaded stays readable after the commit."""
     return scoped_session(sessionmaker(engine, expire_on_commit=False))
 
 
-def changes_one(session: scoped_session[Session], statement: Update) -> bool:
-    """Run a conditional UPDATE and say whether it found its one row: this is how races are settled."""
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+def rows_changed(session: scoped_session[Transaction], statement: Update | Delete) -> int:
+    """Run an UPDATE or DELETE and say how many rows it found."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+
+
+def changes_one(session: scoped_session[Transaction], statement: Update | Delete) -> bool:
+    """Run a conditional UPDATE or DELETE and say whether it found its one row: this is how races are settled."""
+    return rows_changed(session, statement) == 1
+
+
+def page(
+    session: scoped_session[Transaction], query: Select[Any], model: type[R], cursor: str | None
+) -> tuple[Sequence[R], str | None]:
+    """A page of rows, newest first, and the cursor of the next one: the id of the last row, if there are more."""
+    if cursor is not None:
+        of_theirs = query.with_only_columns(model.created_at, model.id).where(model.id == cursor)
+        last = session.execute(of_theirs).one_or_none() if is_id(cursor) else None
+        query = query.where(_is_older(model, *last) if last else false())
+    rows: Sequence[R] = session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(PAGE + 1)).all()
+    return rows[:PAGE], rows[PAGE - 1].id if len(rows) > PAGE else None
+
+
+def _is_older(model: type[R], created_at: datetime, row_id: str) -> ColumnElement[bool]:
+    is_as_old = and_(model.created_at == created_at, model.id < row_id)
+    return or_(model.created_at < created_at, is_as_old)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -1,6 +1,6 @@
 """Whether the service can do its work: is the database there, and is the keyring the one it was sealed with?"""
 
-from sqlalchemy import select
+from sqlalchemy import false, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -14,18 +14,20 @@ _VALUE = b"tweet"
 
 
 class Health:
-    """Checks that are made at start and by `/readyz`."""
+    """Checks that are made at start, before the first request that needs keys, and by `/readyz`."""
 
     def __init__(self, session: scoped_session[Session], unit: UnitOfWork, vault: Vault) -> None:
         self._session = session
         self.unit = unit
         self._vault = vault
+        self._has_fitted = False
 
     def is_database_up(self) -> bool:
-        """Whether the database answers and has our tables."""
+        """Whether the database answers and has our tables, and was sealed with this keyring."""
         try:
+            self.ensure_keyring()
             return self._answers()
-        except Unavailable:
+        except (Unavailable, ConfigurationError):
             return False
 
     @reading
@@ -33,24 +35,32 @@ class Health:
         self._session.execute(select(Canary.id))
         return True
 
-    def ensure_keyring(self) -> None:
-        """Open the canary, or leave one where there is none. Raises ConfigurationError for the wrong keyring.
+    def ensure_keyring(self, *, leaves_canary: bool = True) -> None:
+        """Open the canary, or leave one where there is none; once it has opened, nothing is done any more.
 
-        A database that is down or not migrated yet is not judged: `/readyz` says so, and requests get 503.
+        Raises ConfigurationError for the wrong keyring, and Unavailable where that can't be told yet.
         """
+        if self._has_fitted:
+            return
         try:
-            self._open_canary()
+            if not self._opens_canary() and leaves_canary:
+                self._leave_canary()
         except SealBroken:
             raise ConfigurationError(["the keyring is not the one this database was sealed with"]) from None
         except IntegrityError:
-            self.ensure_keyring()  # another worker was faster and left its own
-        except Unavailable:
-            return
+            self._opens_canary()  # another worker was faster and left its own
+        self._has_fitted = True
+
+    @reading
+    def _opens_canary(self) -> bool:
+        canary = self._session.get(Canary, 1)
+        return canary is not None and self._vault.open(canary.sealed_value, _CONTEXT) == _VALUE
 
     @unit_of_work
-    def _open_canary(self) -> None:
-        canary = self._session.get(Canary, 1)
-        if canary:
-            self._vault.open(canary.sealed_value, _CONTEXT)
-        else:
-            self._session.add(Canary(id=1, sealed_value=self._vault.seal(_VALUE, _CONTEXT)))
+    def _leave_canary(self) -> None:
+        self._session.add(Canary(id=1, sealed_value=self._vault.seal(_VALUE, _CONTEXT)))
+
+    @unit_of_work
+    def ensure_writable(self) -> None:
+        """Raise Unavailable where the database takes no changes."""
+        self._session.execute(update(Canary).where(false()).values(id=1))

@@ -1,20 +1,43 @@
-"""Signing in: a password opens a challenge, a code closes it and opens a session. There is no other way to one."""
+"""Signing in: a password opens a challenge, a second factor closes it and opens a session. There is no other way.
+
+A remembered device stands in for the second factor, and the token says so. Refreshing and stepping up continue a
+session that was opened here; nothing but a second factor renews `auth_time`.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NoReturn
 
-from mfa_service.crypto.opaque import new_id
-from mfa_service.crypto.tokens import ACCESS_SECONDS, PENDING_SECONDS, AnotherKind, Identity, Minter, Pending, Verifier
-from mfa_service.errors import FactorExists, InvalidPendingToken, InvalidToken, MFAError, WrongStep
+from mfa_service.crypto.opaque import new_id, parse_refresh_token
+from mfa_service.crypto.tokens import (
+    ACCESS_SECONDS,
+    PENDING_SECONDS,
+    AnotherKind,
+    Identity,
+    Minter,
+    Pending,
+    Verifier,
+)
+from mfa_service.errors import (
+    FactorExists,
+    InvalidPendingToken,
+    InvalidRefreshToken,
+    InvalidToken,
+    MFAError,
+    WrongStep,
+)
 from mfa_service.models import User
 from mfa_service.services.accounts import Accounts, Verdict
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.challenges import Challenges
-from mfa_service.services.sessions import Sessions
+from mfa_service.services.devices import Devices
+from mfa_service.services.factors import Factors, Proof
+from mfa_service.services.recovery_codes import FEW, RecoveryCodes
+from mfa_service.services.sessions import Grant, Sessions
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
+from mfa_service.services.users import Users
 
 
 @dataclass(frozen=True)
@@ -27,64 +50,81 @@ class MFAPending:
 
 
 @dataclass(frozen=True)
+class Remember:
+    """A wish to have this device remembered, under a name that its user knows it by."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class SignedIn:
-    """Both factors were right."""
+    """Somebody is let in. What is shown once (codes, device token) is None when there is nothing to show."""
 
     access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
     username: str
     email: str
     expires_in: int = ACCESS_SECONDS
+    recovery_codes: tuple[str, ...] | None = field(default=None, repr=False)
+    recovery_codes_left: int | None = None
+    device_token: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
 class Login:
-    """Begins and completes sign-ins."""
+    """Begins, completes, continues and ends sign-ins."""
 
-    def __init__(
-        self,
-        unit: UnitOfWork,
-        audit: Audit,
-        accounts: Accounts,
-        challenges: Challenges,
-        totp: TOTP,
-        sessions: Sessions,
-        minter: Minter,
-        verifier: Verifier,
-        now: Callable[[], datetime],
-    ) -> None:
-        self.unit = unit
-        self._audit = audit
-        self._accounts = accounts
-        self._challenges = challenges
-        self._totp = totp
-        self._sessions = sessions
-        self._minter = minter
-        self._verifier = verifier
-        self._now = now
+    unit: UnitOfWork
+    audit: Audit
+    users: Users
+    accounts: Accounts
+    factors: Factors
+    challenges: Challenges
+    totp: TOTP
+    recovery_codes: RecoveryCodes
+    devices: Devices
+    sessions: Sessions
+    minter: Minter
+    verifier: Verifier
+    now: Callable[[], datetime]
 
-    def begin(self, username: str, password: str, client: ClientInfo) -> MFAPending:
-        """Check a password. Raises InvalidCredentials, Busy, SealBroken."""
-        return self._open_challenge(self._accounts.check_password(username, password, client), client)
+    def begin(
+        self, username: str, password: str, client: ClientInfo, device_token: str | None = None
+    ) -> MFAPending | SignedIn:
+        """Check a password; with a remembered device that is enough. Raises InvalidCredentials, Busy, SealBroken."""
+        verdict = self.accounts.check_password(username, password, client)
+        return self._admit(verdict, device_token, client)
 
     @unit_of_work
-    def _open_challenge(self, verdict: Verdict, client: ClientInfo) -> MFAPending:
-        user = self._accounts.settle(verdict, client)
-        challenge_id, now = self._challenges.open(user.id), self._now().timestamp()
-        token = self._minter.pending(user_id=user.id, username=user.username, challenge_id=challenge_id, now=now)
-        return MFAPending(token, ("totp",) if self._totp.is_confirmed(user.id) else ())
+    def _admit(self, verdict: Verdict, device_token: str | None, client: ClientInfo) -> MFAPending | SignedIn:
+        user_id = verdict.stored.user_id if verdict.stored else ""
+        is_trusted = self.devices.recognises(user_id, device_token)
+        user = self.accounts.settle(verdict, client, is_trusted=is_trusted)
+        # Asked again now that the user's row is held: a device forgotten meanwhile is not let in.
+        if is_trusted and self.devices.use(user.id, device_token):
+            return self._sign_in(user, ("pwd",), client)
+        challenge_id, now = self.challenges.open(user.id), self.now().timestamp()
+        token = self.minter.pending(user_id=user.id, username=user.username, challenge_id=challenge_id, now=now)
+        return MFAPending(token, self.factors.methods_of(user.id))
 
     @unit_of_work
-    def complete(self, token: str, code: str, client: ClientInfo) -> SignedIn:
-        """Check a code for a pending token. Raises InvalidPendingToken, WrongStep, InvalidCode, SealBroken.
+    def complete(self, token: str, proof: Proof, client: ClientInfo, remember: Remember | None = None) -> SignedIn:
+        """Check a second factor for a pending token.
 
-        The secret is opened first, so that a 503 spends nothing; then the attempt is spent; then the code is
+        The secret is opened first, so that a 503 spends nothing; then the attempt is spent; then the proof is
         looked at. A refusal commits what it spent.
+        Raises InvalidPendingToken, WrongStep, InvalidCode, InvalidRecoveryCode, SealBroken.
         """
         pending, user = self._waiting(token, client)
-        held = self._totp.find_open(user.id, client)
-        self._challenges.attempt(pending, client)
-        self._totp.claim(held, code, client, user_id=user.id)
-        self._challenges.close(pending, client)
-        return self._sign_in(user, client)
+        held = self.factors.prepare(user.id, proof, client)
+        self.challenges.attempt(pending, client)
+        verified = self.factors.verify(user, proof, held, client)
+        self.challenges.close(pending, client)
+        device_token = self.devices.trust(user.id, remember.name, client) if remember else None
+        signed_in = self._sign_in(
+            user, ("pwd", *verified.amr, "mfa"), client, was_recovered=verified.amr == ("recovery",)
+        )
+        return replace(signed_in, recovery_codes=verified.recovery_codes, device_token=device_token)
 
     @unit_of_work
     def enrol(self, token: str, client: ClientInfo) -> Enrolment:
@@ -93,32 +133,82 @@ class Login:
         Raises InvalidPendingToken, WrongStep, FactorExists.
         """
         pending, user = self._waiting(token, client)
-        self._challenges.ensure_open(pending, client)
-        if self._totp.is_confirmed(user.id):
-            self._audit.record(Event.ENROLMENT_REFUSED, client, user_id=user.id)
+        self.challenges.ensure_open(pending, client)
+        if user.had_factor_at is not None:
+            self.audit.record(Event.ENROLMENT_REFUSED, client, user_id=user.id)
             raise FactorExists
-        self._audit.record(Event.FACTOR_ENROLLED, client, user_id=user.id, factor="totp")
-        return self._totp.enrol(user.id, user.username)
+        self.audit.record(Event.FACTOR_ENROLLED, client, user_id=user.id, factor="totp")
+        return self.totp.enrol(user.id, user.username)
+
+    @unit_of_work
+    def refresh(self, refresh_token: str, client: ClientInfo) -> SignedIn:
+        """Replace a refresh token, and mint an access token for the user as they are now.
+
+        Neither renews `auth_time` nor raises `amr`. Raises InvalidRefreshToken, RefreshReused, SealBroken.
+        """
+        try:
+            token = parse_refresh_token(refresh_token)
+            user = self.users.find_active(self.sessions.find_owner(token) or "")
+            if user is None:
+                raise InvalidRefreshToken
+            grant = self.sessions.rotate(token, client)
+        except InvalidRefreshToken:
+            self.audit.record(Event.REFRESH_REFUSED, client)
+            raise
+        return self._tokens(user, grant)
+
+    @unit_of_work
+    def step_up(self, identity: Identity, proof: Proof, client: ClientInfo) -> SignedIn:
+        """Show the second factor again, in the same session. Raises InvalidToken, InvalidCode, InvalidRecoveryCode."""
+        user = self.users.find_active(identity.user_id)
+        if user is None or not self.sessions.is_live(identity.session_id, user.id):
+            raise InvalidToken
+        held = self.factors.prepare(user.id, proof, client)
+        verified = self.factors.verify(user, proof, held, client)
+        grant = self.sessions.authenticate_again(identity.session_id, ("pwd", *verified.amr, "mfa"))
+        self.audit.record(Event.STEP_UP_COMPLETED, client, user_id=user.id, session=grant.session_id, amr=grant.amr)
+        return self._tokens(user, grant)
+
+    @unit_of_work
+    def sign_out(self, identity: Identity, client: ClientInfo, *, everywhere: bool) -> None:
+        """End this session, or all of the user's, and with them remembered devices and pending tokens."""
+        if not everywhere:
+            self.sessions.revoke(identity.user_id, identity.session_id, client)
+            return
+        self.users.find(identity.user_id)
+        self.sessions.revoke_all(identity.user_id)
+        self.devices.forget_all(identity.user_id)
+        self.challenges.close_all(identity.user_id)
+        self.audit.record(Event.SESSIONS_ENDED, client, user_id=identity.user_id)
 
     def _waiting(self, token: str, client: ClientInfo) -> tuple[Pending, User]:
         """Who waits behind a pending token; the user comes from its signature alone."""
         try:
-            pending = self._verifier.pending(token, now=self._now().timestamp())
+            pending = self.verifier.pending(token, now=self.now().timestamp())
         except AnotherKind:
             self._refuse(WrongStep(), client)
         except InvalidToken:
             self._refuse(InvalidPendingToken(), client)
-        user = self._accounts.find_active(pending.user_id)
+        user = self.users.find_active(pending.user_id)
         return (pending, user) if user else self._refuse(InvalidPendingToken(), client, pending.user_id)
 
     def _refuse(self, refusal: MFAError, client: ClientInfo, user_id: str | None = None) -> NoReturn:
-        self._audit.record(Event.CHALLENGE_REFUSED, client, user_id=user_id, reason=refusal.code)
+        self.audit.record(Event.CHALLENGE_REFUSED, client, user_id=user_id, reason=refusal.code)
         raise refusal
 
-    def _sign_in(self, user: User, client: ClientInfo) -> SignedIn:
-        now = self._now().timestamp()
-        session_id = self._sessions.open(user.id, client)
-        identity = Identity(user.id, user.username, session_id, int(now), ("pwd", "otp", "mfa"))
-        self._audit.record(Event.LOGIN_COMPLETED, client, user_id=user.id, session=session_id, amr=identity.amr)
-        token = self._minter.access(identity, token_id=new_id(), now=now)
-        return SignedIn(token, user.username, user.email)
+    def _sign_in(
+        self, user: User, amr: tuple[str, ...], client: ClientInfo, *, was_recovered: bool = False
+    ) -> SignedIn:
+        is_new = not self.sessions.has_seen(user.id, client)
+        grant = self.sessions.open(user.id, amr, client)
+        self.audit.record(
+            Event.LOGIN_COMPLETED, client, user_id=user.id, session=grant.session_id, amr=amr, new_client=is_new
+        )
+        left = self.recovery_codes.remaining(user.id)
+        return replace(self._tokens(user, grant), recovery_codes_left=left if was_recovered or left < FEW else None)
+
+    def _tokens(self, user: User, grant: Grant) -> SignedIn:
+        auth_time = int(grant.authenticated_at.timestamp())
+        identity = Identity(user.id, user.username, grant.session_id, auth_time, grant.amr)
+        access_token = self.minter.access(identity, token_id=new_id(), now=self.now().timestamp())
+        return SignedIn(access_token, grant.refresh_token, user.username, user.email)

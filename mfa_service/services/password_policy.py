@@ -22,17 +22,28 @@ _LOOKED_AT = 24
 _OWN_CHARACTERS = 6
 
 
-def ensure_acceptable(password: str, *, min_length: int, context: Sequence[str]) -> None:
-    """Raise WeakPassword with the reason. `context` are words that anybody would try: the user's, the service's."""
+def ensure_acceptable(password: str, *, min_length: int, context: Sequence[str], member: str = "password") -> None:
+    """Raise WeakPassword with the reason.
+
+    `context` are words that anybody would try: the user's, the service's; `member` is what the request calls the
+    password.
+    """
+    reason = _find_fault(password, min_length, context)
+    if reason:
+        raise WeakPassword(fields={member: reason})
+
+
+def _find_fault(password: str, min_length: int, context: Sequence[str]) -> str | None:
     if len(password) < min_length:
-        raise _refused(f"must have at least {min_length} characters")
+        return f"must have at least {min_length} characters"
     if len(password.encode()) > MAX_BYTES:
-        raise _refused(f"must not be longer than {MAX_BYTES} bytes")
+        return f"must not be longer than {MAX_BYTES} bytes"
     words = [word for word in map(_squeezed, context) if len(word) >= 3]
     if any(_is_built_on(_squeezed(password), word) for word in words):
-        raise _refused("is built on the user name, the e-mail address or the name of this service")
+        return "is built on the user name, the e-mail address or the name of this service"
     if password.lower() in _COMMON or _is_guessed_by_list(password[:_LOOKED_AT], words):
-        raise _refused("is on the list of common passwords")
+        return "is on the list of common passwords"
+    return None
 
 
 def _is_built_on(password: str, word: str) -> bool:
@@ -51,7 +62,3 @@ def _is_guessed_by_list(password: str, words: list[str]) -> bool:
 def _is_listed(match: Mapping[str, Any]) -> bool:
     """Whether a part of a password is a word of a list, or one over and over."""
     return match["pattern"] == "dictionary" or any(map(_is_listed, match.get("base_matches", ())))
-
-
-def _refused(reason: str) -> WeakPassword:
-    return WeakPassword(fields={"password": reason})

@@ -1,18 +1,31 @@
-"""Sessions: who is signed in. An access token is good for as long as its session lives, on every worker."""
+"""Sessions: who is signed in, and for how long.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+A session lives until it is ended, until it was not refreshed for the idle time, or until its absolute end; an access
+token only for as long as its session, on every worker. Refreshing replaces the refresh token. The one just replaced
+is answered, for ten seconds, with the very same successor, so that two tabs or a lost answer do no harm; any older
+one means that somebody has a copy, and ends the session (RFC 9700 section 4.14.2).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, and_, exists, select, update
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
-from mfa_service.crypto.opaque import new_id
-from mfa_service.crypto.tokens import ACCESS_SECONDS, Identity
+from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, is_id, new_id
+from mfa_service.crypto.tokens import Identity
+from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
 from mfa_service.models import Session, TOTPSecret, User
-from mfa_service.services.audit import ClientInfo
-from mfa_service.services.unit_of_work import UnitOfWork, reading
+from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.database import changes_one, page, rows_changed
+from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
+
+#: How long a replaced refresh token is answered with its successor, in seconds.
+GRACE_SECONDS = 10
+#: How often `seen_at` is written at most, in seconds.
+SEEN_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -24,37 +37,167 @@ class Account:
     mfa_enabled: bool
 
 
-class Sessions:
-    """Opens sessions and says which are alive."""
+@dataclass(frozen=True)
+class Grant:
+    """A live session, and the refresh token that continues it."""
 
-    def __init__(self, session: scoped_session[Transaction], unit: UnitOfWork, now: Callable[[], datetime]) -> None:
+    session_id: str
+    amr: tuple[str, ...]
+    authenticated_at: datetime
+    refresh_token: str = field(repr=False)
+
+
+class Sessions:
+    """Opens, continues and ends sessions."""
+
+    def __init__(
+        self,
+        session: scoped_session[Transaction],
+        unit: UnitOfWork,
+        audit: Audit,
+        tokens: RefreshTokens,
+        now: Callable[[], datetime],
+        *,
+        seconds: int,
+        idle_seconds: int,
+    ) -> None:
         self._session = session
         self.unit = unit
+        self._audit = audit
+        self._tokens = tokens
         self._now = now
+        self._lifetime = timedelta(seconds=seconds)
+        self._idle = timedelta(seconds=idle_seconds)
 
-    def open(self, user_id: str, client: ClientInfo) -> str:
-        """Start a session and return its id, which is never the client's to choose."""
+    def open(self, user_id: str, amr: tuple[str, ...], client: ClientInfo) -> Grant:
+        """Start a session. Its id is never the client's to choose."""
         now = self._now()
         session = Session(
             id=new_id(),
             user_id=user_id,
             address=client.address,
             user_agent=client.user_agent,
+            amr=" ".join(amr),
+            key_id=self._tokens.active_key_id,
+            generation=0,
             created_at=now,
-            expires_at=now + timedelta(seconds=ACCESS_SECONDS),
+            authenticated_at=now,
+            refreshed_at=now,
+            seen_at=now,
+            expires_at=now + self._lifetime,
         )
         self._session.add(session)
-        return session.id
+        return self._grant(session)
+
+    def has_seen(self, user_id: str, client: ClientInfo) -> bool:
+        """Whether the user has signed in with this agent before."""
+        theirs = select(Session.id).where(Session.user_id == user_id, Session.user_agent == client.user_agent)
+        return self._session.scalar(theirs.limit(1)) is not None
 
     @reading
-    def find_account(self, identity: Identity) -> Account | None:
-        """The account behind a token, or None if session or user have ended since. One SELECT."""
+    def _find_account(self, identity: Identity) -> tuple[Account, datetime] | None:
         has_factor = exists().where(TOTPSecret.user_id == User.id, TOTPSecret.confirmed_at.is_not(None))
         found = (
-            select(User.username, User.email, has_factor)
+            select(User.username, User.email, has_factor, Session.seen_at)
             .join(Session, Session.user_id == User.id)
             .where(Session.id == identity.session_id, User.id == identity.user_id, User.disabled_at.is_(None))
-            .where(Session.revoked_at.is_(None), Session.expires_at > self._now())
+            .where(self._is_live())
         )
         row = self._session.execute(found).one_or_none()
-        return Account(*row) if row else None
+        return (Account(*row[:3]), row[3]) if row else None
+
+    def find_account(self, identity: Identity) -> Account | None:
+        """The account behind a token, or None if session or user have ended since. One SELECT, mostly."""
+        found = self._find_account(identity)
+        if found and found[1] <= self._now() - timedelta(seconds=SEEN_SECONDS):
+            self._touch(identity.session_id)
+        return found[0] if found else None
+
+    def _touch(self, session_id: str) -> None:
+        try:
+            self._write_seen(session_id)
+        except Unavailable:
+            return  # a database that can only be read is no reason to turn somebody away
+
+    @unit_of_work
+    def _write_seen(self, session_id: str) -> None:
+        self._session.execute(update(Session).where(Session.id == session_id).values(seen_at=self._now()))
+
+    def find_owner(self, token: RefreshToken) -> str | None:
+        """Whose session a refresh token claims to be of; nothing is checked yet."""
+        return self._session.scalar(select(Session.user_id).where(Session.id == token.session_id))
+
+    def rotate(self, token: RefreshToken, client: ClientInfo) -> Grant:
+        """Replace a refresh token. Raises InvalidRefreshToken, RefreshReused, SealBroken.
+
+        The caller holds the row of the user, who is neither gone nor disabled.
+        """
+        session = self._session.get(Session, token.session_id, populate_existing=True)
+        if session is None or not self._tokens.is_genuine(token, session.key_id):
+            raise InvalidRefreshToken
+        this = (Session.id == session.id, Session.generation == token.generation, self._is_live())
+        now, following = self._now(), token.generation + 1
+        if changes_one(
+            self._session, update(Session).where(*this).values(generation=following, rotated_at=now, refreshed_at=now)
+        ):
+            self._audit.record(Event.SESSION_REFRESHED, client, user_id=session.user_id, session=session.id)
+        else:
+            self._ensure_just_replaced(session, token, client)
+        self._session.refresh(session)
+        return self._grant(session)
+
+    def _ensure_just_replaced(self, session: Session, token: RefreshToken, client: ClientInfo) -> None:
+        """Let the predecessor of the current token pass for ten seconds; end the session for any older one."""
+        self._session.refresh(session)
+        if not self.is_live(session.id, session.user_id) or token.generation >= session.generation:
+            raise InvalidRefreshToken
+        grace_ends = session.rotated_at and session.rotated_at + timedelta(seconds=GRACE_SECONDS)
+        if token.generation == session.generation - 1 and grace_ends and self._now() < grace_ends:
+            return
+        self._end(Session.id == session.id)
+        self._audit.record(Event.SESSION_REUSED, client, user_id=session.user_id, session=session.id)
+        raise RefreshReused
+
+    def is_live(self, session_id: str, user_id: str) -> bool:
+        """Whether this session of this user has not ended."""
+        live = select(Session.id).where(Session.id == session_id, Session.user_id == user_id, self._is_live())
+        return self._session.scalar(live) is not None
+
+    def authenticate_again(self, session_id: str, amr: tuple[str, ...]) -> Grant:
+        """Note that the second factor was shown again in a session that is live, and whose user's row is held."""
+        session = self._session.get_one(Session, session_id)
+        session.authenticated_at, session.amr = self._now(), " ".join(amr)
+        return self._grant(session)
+
+    @reading
+    def list(self, user_id: str, cursor: str | None) -> tuple[Sequence[Session], str | None]:
+        """A page of a user's live sessions, newest first, and the cursor of the next page."""
+        return page(self._session, select(Session).where(Session.user_id == user_id, self._is_live()), Session, cursor)
+
+    @unit_of_work
+    def revoke(self, user_id: str, session_id: str, client: ClientInfo) -> None:
+        """End one session. Raises NotFound if the user has no such live session."""
+        if not is_id(session_id) or not self._end(and_(Session.user_id == user_id, Session.id == session_id)):
+            raise NotFound
+        self._audit.record(Event.SESSION_ENDED, client, user_id=user_id, session=session_id)
+
+    def revoke_all(self, user_id: str, *, keep: str = "") -> None:
+        """End every session of a user but the one to `keep`."""
+        self._end(and_(Session.user_id == user_id, Session.id != keep))
+
+    def revoke_weak(self, user_id: str) -> None:
+        """End the sessions of a user in which no second factor was shown."""
+        self._end(and_(Session.user_id == user_id, ~Session.amr.contains("mfa")))
+
+    def _end(self, which: ColumnElement[bool]) -> int:
+        ending = update(Session).where(which, Session.revoked_at.is_(None)).values(revoked_at=self._now())
+        return rows_changed(self._session, ending)
+
+    def _grant(self, session: Session) -> Grant:
+        token = self._tokens.derive(session.id, session.generation, session.key_id)
+        return Grant(session.id, tuple(session.amr.split()), session.authenticated_at, token)
+
+    def _is_live(self) -> ColumnElement[bool]:
+        now = self._now()
+        is_fresh = and_(Session.expires_at > now, Session.refreshed_at > now - self._idle)
+        return and_(Session.revoked_at.is_(None), is_fresh)

@@ -7,18 +7,21 @@ step need two codes, so the second waits up to thirty seconds.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto import qr, totp
 from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.vault import Vault
-from mfa_service.errors import InvalidCode, SealBroken
+from mfa_service.errors import SealBroken
 from mfa_service.models import TOTPSecret
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one
+
+#: How long a new authenticator waits for the code that confirms it. That of registration waits for ever.
+ENROLMENT_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Enrolment:
 
     secret: str = field(repr=False)
     uri: str = field(repr=False)
+    expires_in: int | None = None
 
     @property
     def qr_code(self) -> str:
@@ -64,57 +68,77 @@ class TOTP:
         self._issuer = issuer
         self._window = window
 
-    def enrol(self, user_id: str, username: str) -> Enrolment:
-        """Make a new secret in place of the unconfirmed one; the caller has made sure that this is allowed."""
-        secret = totp.new_secret()
+    def enrol(self, user_id: str, username: str, *, seconds: int | None = ENROLMENT_SECONDS) -> Enrolment:
+        """Make a new secret in place of the unconfirmed one; the caller has made sure that this is allowed.
+
+        After `seconds` it is wiped unless a code has confirmed it; None waits for ever.
+        """
+        secret, now = totp.new_secret(), self._now()
         # A row of its own, not an update: a code for the former secret can't confirm this one.
-        self._session.execute(
-            delete(TOTPSecret).where(TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_(None))
+        self._session.execute(delete(TOTPSecret).where(*_unconfirmed(user_id)))
+        row = TOTPSecret(
+            id=new_id(),
+            user_id=user_id,
+            sealed_secret=self._vault.seal(secret, _context(user_id)),
+            created_at=now,
+            expires_at=None if seconds is None else now + timedelta(seconds=seconds),
         )
-        sealed = self._vault.seal(secret, _context(user_id))
-        self._session.add(TOTPSecret(id=new_id(), user_id=user_id, sealed_secret=sealed, created_at=self._now()))
+        self._session.add(row)
         uri = totp.otpauth_uri(secret, account=username, issuer=self._issuer)
-        return Enrolment(totp.as_base32(secret), uri)
+        return Enrolment(totp.as_base32(secret), uri, seconds)
 
     def is_confirmed(self, user_id: str) -> bool:
-        """Whether the user has ever shown a right code."""
+        """Whether the user has an authenticator that has shown a right code."""
         confirmed = select(TOTPSecret.id).where(TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_not(None))
         return self._session.scalar(confirmed) is not None
 
     def find_open(self, user_id: str, client: ClientInfo) -> OpenSecret | None:
         """The confirmed secret, or else the one that waits for its first code. Raises SealBroken, recorded."""
+        self._wipe_expired(user_id)
         mine = select(TOTPSecret).where(TOTPSecret.user_id == user_id)
         row = self._session.scalar(mine.order_by(TOTPSecret.confirmed_at.is_(None)).limit(1))
-        if row is None:
-            return None
-        try:
-            secret = self._vault.open(row.sealed_secret, _context(user_id))
-        except SealBroken:
-            self._audit.record(Event.SECRET_UNREADABLE, client, user_id=user_id, secret=row.id)
-            raise
-        return OpenSecret(row.id, user_id, secret, row.confirmed_at is not None)
+        return self._opened(row, client) if row else None
 
-    def claim(self, held: OpenSecret | None, code: str, client: ClientInfo, *, user_id: str) -> None:
-        """Use up the step that `code` belongs to; the first one confirms the factor. Raises InvalidCode."""
-        step = self._matching_step(held, code) if held else None
-        if held is None or step is None:
-            self._refuse(Event.CODE_REFUSED, user_id, client)
-        elif not self._take(held.id, step):
-            self._refuse(Event.CODE_REPLAYED, user_id, client)
-        elif not held.is_confirmed:
-            self._audit.record(Event.FACTOR_CONFIRMED, client, user_id=user_id, factor="totp")
+    def find_replacement(self, user_id: str, client: ClientInfo) -> OpenSecret | None:
+        """The secret that waits to replace the confirmed one. Raises SealBroken, recorded."""
+        self._wipe_expired(user_id)
+        row = self._session.scalar(select(TOTPSecret).where(*_unconfirmed(user_id)))
+        return self._opened(row, client) if row else None
 
-    def _matching_step(self, held: OpenSecret, code: str) -> int | None:
+    def _wipe_expired(self, user_id: str) -> None:
+        self._session.execute(delete(TOTPSecret).where(*_unconfirmed(user_id), TOTPSecret.expires_at <= self._now()))
+
+    def matching_step(self, held: OpenSecret, code: str) -> int | None:
+        """The step whose code this is, if it lies within the window."""
         return totp.matching_step(held.secret, code, now=self._now().timestamp(), window=self._window)
 
-    def _take(self, secret_id: str, step: int) -> bool:
+    def claim(self, held: OpenSecret, step: int) -> bool:
+        """Use a step up, and confirm the secret if that is its first; False if the step was used before."""
         confirmed_at = func.coalesce(TOTPSecret.confirmed_at, self._now())
-        taking = update(TOTPSecret).where(TOTPSecret.id == secret_id, TOTPSecret.last_step < step)
-        return changes_one(self._session, taking.values(last_step=step, confirmed_at=confirmed_at))
+        taking = update(TOTPSecret).where(TOTPSecret.id == held.id, TOTPSecret.last_step < step)
+        return changes_one(self._session, taking.values(last_step=step, confirmed_at=confirmed_at, expires_at=None))
 
-    def _refuse(self, event: Event, user_id: str, client: ClientInfo) -> None:
-        self._audit.record(event, client, user_id=user_id, factor="totp")
-        raise InvalidCode
+    def forget_confirmed(self, user_id: str) -> None:
+        """Drop the confirmed authenticator."""
+        self._session.execute(
+            delete(TOTPSecret).where(TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_not(None))
+        )
+
+    def forget_all(self, user_id: str) -> None:
+        """Drop every authenticator of a user."""
+        self._session.execute(delete(TOTPSecret).where(TOTPSecret.user_id == user_id))
+
+    def _opened(self, row: TOTPSecret, client: ClientInfo) -> OpenSecret:
+        try:
+            secret = self._vault.open(row.sealed_secret, _context(row.user_id))
+        except SealBroken:
+            self._audit.record(Event.SECRET_UNREADABLE, client, user_id=row.user_id, secret=row.id)
+            raise
+        return OpenSecret(row.id, row.user_id, secret, row.confirmed_at is not None)
+
+
+def _unconfirmed(user_id: str) -> tuple[ColumnElement[bool], ...]:
+    return TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_(None)
 
 
 def _context(user_id: str) -> str:

@@ -23,8 +23,8 @@ R = TypeVar("R")
 TRIES = 5
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
-#: SQLSTATE of a table or a column that is missing.
-_NOT_MIGRATED = ("42P01", "42703")
+#: SQLSTATE of a table or a column that is missing, of a database that takes no changes, and of one that is full.
+_OUT_OF_ORDER = ("42P01", "42703", "25006", "53100", "53200", "53300")
 #: Execution option of a connection whose transaction is going to write (`services/database.py`).
 WRITES = "mfa_writes"
 
@@ -51,7 +51,7 @@ class UnitOfWork:
                     continue
                 if not _is_out_of_order(error):
                     raise
-                logging.getLogger("mfa_service").error("the database is out of order: %s", _cause(error))
+                logging.getLogger("mfa_service").error("the database is out of order: %s", cause(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
 
@@ -74,14 +74,14 @@ class UnitOfWork:
 
 def _is_out_of_order(error: SQLAlchemyError) -> bool:
     """Whether the database is down, locked, full, out of connections, or not migrated: no bug of ours."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or _sqlstate(error) in _NOT_MIGRATED
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or _sqlstate(error) in _OUT_OF_ORDER
 
 
 def _sqlstate(error: SQLAlchemyError) -> str | None:
     return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
-def _cause(error: SQLAlchemyError) -> str:
+def cause(error: SQLAlchemyError) -> str:
     """What the driver said, without the statement and its values."""
     return str(getattr(error, "orig", error)).partition("\n")[0]
 
@@ -97,7 +97,9 @@ def _outcome(work: Callable[[], R]) -> R | MFAError:
 class HasUnit(Protocol):
     """A service whose methods can be units."""
 
-    unit: UnitOfWork
+    @property
+    def unit(self) -> UnitOfWork:
+        """What runs them."""
 
 
 S = TypeVar("S", bound=HasUnit)

@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 
 from mfa_service.services.audit import ClientInfo
 
+_WITH_PORT = re.compile(r"(?P<address>[0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
@@ -35,7 +36,7 @@ def request_id() -> str:
 def client_info() -> ClientInfo:
     """What audit and sessions keep of the client. Anything but printable characters is dropped from its agent."""
     agent = "".join(character for character in request.user_agent.string if character.isprintable())
-    return ClientInfo(_address(), agent[:256], request_id())
+    return ClientInfo(str(_find_address() or "unknown"), client_network(), agent[:256], request_id())
 
 
 def client_network() -> str:
@@ -43,9 +44,8 @@ def client_network() -> str:
 
     Never empty, since an empty key would skip the limit: whoever has no readable address shares one bucket.
     """
-    try:
-        address = ipaddress.ip_address(request.remote_addr or "")
-    except ValueError:
+    address = _find_address()
+    if address is None:
         return "unknown"
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
@@ -54,8 +54,14 @@ def client_network() -> str:
     return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
-def _address() -> str:
+def _find_address() -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The client's address; some balancers forward it with a port."""
+    text = (request.remote_addr or "").partition("%")[0]
     try:
-        return str(ipaddress.ip_address(request.remote_addr or ""))
+        return ipaddress.ip_address(text)
     except ValueError:
-        return "unknown"
+        match = _WITH_PORT.fullmatch(text)
+    try:
+        return ipaddress.ip_address(match["address"].strip("[]")) if match else None
+    except ValueError:
+        return None

@@ -1,7 +1,7 @@
 """The contract of a route, in decorators that parse, answer and document from one declaration.
 
     @blueprint.post("/login")
-    @limited
+    @limited("credentials")
     @takes(LoginBody)
     @gives(200, LoginView)
     @refuses(InvalidCredentials)
@@ -15,16 +15,17 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeVar
 
 from flask import Response, current_app, request
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
+from werkzeug.exceptions import HTTPException
 
 from mfa_service.errors import InvalidRequest, MFAError, PayloadTooLarge, UnsupportedMediaType
 
 P = ParamSpec("P")
-V = TypeVar("V", bound="View")
+V = TypeVar("V", bound=BaseModel)
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_BYTES = 64 * 1024
@@ -33,8 +34,8 @@ MAX_NESTING = 20
 _REASONS = {
     "missing": "is required",
     "string_type": "must be a string",
-    "string_unicode": "holds a character that is none",
-    "value_error": "must not hold control characters",
+    "string_too_long": "is too long",
+    "value_error": "must not hold control characters or lone surrogates",
 }
 
 
@@ -51,6 +52,10 @@ class Body(BaseModel):
         return value
 
 
+class Empty(BaseModel):
+    """Nothing to say: 204."""
+
+
 class View(BaseModel):
     """A JSON object that a route answers. Members that are None are left out."""
 
@@ -62,10 +67,12 @@ class Contract:
     """What a route takes, gives and refuses."""
 
     takes: type[Body] | None = None
+    is_optional: bool = False
+    is_paged: bool = False
     status: int = 200
-    gives: type[View] | None = None
+    gives: type[BaseModel] | None = None
     refusals: tuple[type[MFAError], ...] = ()
-    is_limited: bool = False
+    limits: tuple[str, ...] = ()
 
     attribute: ClassVar[str] = "mfa_contract"
 
@@ -81,15 +88,16 @@ def declare(view: F, **changes: Any) -> F:
     return view
 
 
-def takes(body: type[Body]) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """Parse the request's JSON as `body` and pass it as the first argument."""
+def takes(body: type[Body], *, optional: bool = False) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """Parse the request's JSON as `body` and pass it as the first argument; no body at all may mean an empty one."""
 
     def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
         @functools.wraps(view)
         def parsed(*args: Any, **kwargs: Any) -> Response:
-            return view(_parsed(body, request_json()), *args, **kwargs)
+            is_absent = optional and not request.content_length and not request.content_type
+            return view(_parsed(body, {} if is_absent else request_json()), *args, **kwargs)
 
-        return declare(parsed, takes=body)
+        return declare(parsed, takes=body, is_optional=optional)
 
     return decorate
 
@@ -100,7 +108,10 @@ def gives(status: int, view_class: type[V]) -> Callable[[Callable[P, V]], Callab
     def decorate(view: Callable[P, V]) -> Callable[P, Response]:
         @functools.wraps(view)
         def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
-            body = view(*args, **kwargs).model_dump_json(by_alias=True, exclude_none=True)
+            answer = view(*args, **kwargs)
+            if status == 204:
+                return current_app.response_class(status=204)
+            body = answer.model_dump_json(by_alias=True, exclude_none=True)
             return current_app.response_class(body + "\n", status, mimetype="application/json")
 
         return declare(answered, status=status, gives=view_class)
@@ -113,9 +124,19 @@ def refuses(*refusals: type[MFAError]) -> Callable[[F], F]:
     return lambda view: declare(view, refusals=contract_of(view).refusals + refusals)
 
 
-def limited(view: F) -> F:
-    """Count calls by client, before anything else is done (`web/limits.py`)."""
-    return declare(view, is_limited=True)
+def limited(*limits: Literal["credentials", "sessions", "registrations"]) -> Callable[[F], F]:
+    """Count calls, before anything else is done, against limits that `web/limits.py` knows by name."""
+    return lambda view: declare(view, limits=limits)
+
+
+def paged(view: Callable[..., Response]) -> Callable[..., Response]:
+    """Pass the `cursor` of the query string, if there is one."""
+
+    @functools.wraps(view)
+    def with_cursor(*args: Any, **kwargs: Any) -> Response:
+        return view(*args, cursor=request.args.get("cursor"), **kwargs)
+
+    return declare(with_cursor, is_paged=True)
 
 
 def request_json() -> Mapping[str, object]:
@@ -138,7 +159,12 @@ def request_json() -> Mapping[str, object]:
 def _request_bytes() -> bytes:
     # One more than is allowed: a body without a length is cut at the limit, not refused.
     request.max_content_length = MAX_BYTES + 1
-    raw = request.get_data(cache=False)
+    try:
+        raw = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 — each server has its own error for a body that is framed wrongly
+        raise InvalidRequest(fields={"body": "can't be read"}) from None
     if len(raw) > MAX_BYTES:
         raise PayloadTooLarge
     return raw

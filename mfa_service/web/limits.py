@@ -1,4 +1,6 @@
-"""Rate limits: each credential route, each client; and registrations of all clients together.
+"""Rate limits: of each client on each route that changes something, and of registrations by everybody together.
+
+A route names its limits (`@limited("credentials")`); `Limits.attach` puts them round the views of one app.
 
 Flask-Limiter counts before the view is called and before a byte of the body is parsed. With its store down it
 goes on per process, and comes back by itself. It is the first ring only: what must not be got round is counted in
@@ -22,6 +24,8 @@ from mfa_service.web import EXTENSION, errors
 from mfa_service.web.client import client_network
 from mfa_service.web.contract import contract_of, declare
 
+#: The one limit that all clients share.
+EVERYBODY = "registrations"
 #: So that a store that hangs costs a request no more than this, in seconds.
 _STORE_TIMEOUT = 0.25
 
@@ -30,7 +34,11 @@ class Limits:
     """The limiter of one app."""
 
     def __init__(self, app: Flask, settings: Settings) -> None:
-        self._settings = settings
+        self._rates = {
+            "credentials": settings.auth_rate_limit,
+            "sessions": settings.session_rate_limit,
+            EVERYBODY: settings.registration_rate_limit,
+        }
         self.limiter = Limiter(
             client_network,
             storage_uri=settings.redis_url or "memory://",
@@ -45,8 +53,8 @@ class Limits:
     def attach(self, app: Flask, blueprint: str) -> None:
         """Limit the routes of a registered blueprint that are declared `@limited`."""
         for endpoint, view in list(app.view_functions.items()):
-            if endpoint.startswith(f"{blueprint}.") and contract_of(view).is_limited:
-                app.view_functions[endpoint] = self._limited(endpoint, view)
+            if endpoint.startswith(f"{blueprint}.") and contract_of(view).limits:
+                app.view_functions[endpoint] = self._limited(view)
 
     def refuse(self, _breach: RateLimitExceeded) -> Response:
         """The 429 for a limit that is used up."""
@@ -58,43 +66,43 @@ class Limits:
         """Whether the store of the counters answers; if not, each process counts for itself."""
         return _answers(self.limiter.storage)
 
-    def _limited(self, endpoint: str, view: Callable[..., Any]) -> Callable[..., Any]:
-        if endpoint.endswith(".register"):
-            rate = self._settings.registration_rate_limit
-            everyone = self.limiter.shared_limit(rate, scope="registrations", key_func=lambda: "everyone")
-            view = everyone(_renamed(view, "everyone"))
-        return _patient(self.limiter.limit(self._settings.auth_rate_limit)(_renamed(view, "client")))
+    def _limited(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        # The last one is put on first, so that the first one is looked at first.
+        for name in reversed(contract_of(view).limits):
+            key = (lambda: EVERYBODY) if name == EVERYBODY else client_network
+            view = self.limiter.limit(self._rates[name], key_func=key)(_under_own_name(view, name))
+        return _counted_again(view)
 
 
-def _patient(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Count once more if the store has just died.
+def _counted_again(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Count once more if the store has just died; the view itself has not been reached then.
 
-    Of requests that find it dead at the same time Flask-Limiter turns one to the counters of the process, and fails
-    the others.
+    Of requests that find the store dead at the same time Flask-Limiter turns one to the counters of the process, and
+    fails the others.
     """
 
     @functools.wraps(view)
-    def patient(*args: Any, **kwargs: Any) -> Any:
+    def counted_again(*args: Any, **kwargs: Any) -> Any:
         try:
             return view(*args, **kwargs)
         except StorageError:
             return view(*args, **kwargs)
 
-    return patient
+    return counted_again
 
 
-def _renamed(view: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The view under another name.
+def _under_own_name(view: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The view under a name of its own.
 
     Limits of one name are all counted together: who is over the first would use up the second, too.
     """
 
-    def renamed(*args: Any, **kwargs: Any) -> Any:
+    def named(*args: Any, **kwargs: Any) -> Any:
         return view(*args, **kwargs)
 
-    renamed.__qualname__ = f"{view.__qualname__}.{name}"
-    renamed.__doc__ = view.__doc__
-    return declare(renamed, **vars(contract_of(view)))
+    named.__qualname__ = f"{view.__qualname__}.{name}"
+    named.__doc__ = view.__doc__
+    return declare(named, **vars(contract_of(view)))
 
 
 def current_limits() -> Limits:

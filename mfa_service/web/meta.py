@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Literal
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, after_this_request, current_app, jsonify
 
 from mfa_service.errors import NotReady
 from mfa_service.web import services
@@ -66,7 +66,13 @@ def readyz() -> ReadyView:
 @blueprint.get("/.well-known/jwks.json")
 @gives(200, JWKSView)
 def jwks() -> JWKSView:
-    """The public keys that verify our tokens."""
+    """The public keys that verify our tokens. They may be kept for five minutes."""
+
+    @after_this_request
+    def let_it_be_kept(response: Response) -> Response:
+        response.headers["Cache-Control"] = "public, max-age=300"
+        return response
+
     return JWKSView.model_validate(services().keys.public_jwks())
 
 

@@ -14,7 +14,7 @@ from werkzeug.routing import Rule
 
 from mfa_service import errors
 from mfa_service.errors import MFAError
-from mfa_service.web.contract import Contract, contract_of
+from mfa_service.web.contract import Contract, Empty, View, contract_of
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEM = {
@@ -65,14 +65,10 @@ def document(app: Flask, *, server: str, version: str, hidden: Collection[str] =
 def _schemas(contracts: Iterator[Contract]) -> Iterator[tuple[str, dict[str, Any]]]:
     models: dict[type[BaseModel], None] = {}
     for contract in contracts:
-        models |= {model: None for model in (contract.takes, contract.gives) if model}
-    modes: Any = [(model, "serialization" if _is_view(model) else "validation") for model in models]
+        models |= {model: None for model in (contract.takes, contract.gives) if model not in (None, Empty)}
+    modes: Any = [(model, "serialization" if issubclass(model, View) else "validation") for model in models]
     _, schemas = models_json_schema(modes, ref_template=_REFERENCE)
     yield from schemas.get("$defs", {}).items()
-
-
-def _is_view(model: type[BaseModel]) -> bool:
-    return not model.__name__.endswith("Body")
 
 
 def _method(rule: Rule) -> str:
@@ -89,17 +85,28 @@ def _operation(rule: Rule, view: Any, contract: Contract) -> dict[str, Any]:
         "security": [{"bearer": []}] if errors.NoToken in contract.refusals else [],
         "responses": _responses(contract),
     }
+    if parameters := _parameters(rule, contract):
+        operation["parameters"] = parameters
     if contract.takes:
         schema = {"$ref": _REFERENCE.format(model=contract.takes.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        operation["requestBody"] = {
+            "required": not contract.is_optional,
+            "content": {"application/json": {"schema": schema}},
+        }
     return operation
+
+
+def _parameters(rule: Rule, contract: Contract) -> list[dict[str, Any]]:
+    text = {"type": "string"}
+    in_path = [{"name": name, "in": "path", "required": True, "schema": text} for name in sorted(rule.arguments)]
+    cursor = {"name": "cursor", "in": "query", "schema": text, "description": "`next` of the page before."}
+    return in_path + ([cursor] if contract.is_paged else [])
 
 
 def _responses(contract: Contract) -> dict[str, Any]:
     view = {"$ref": _REFERENCE.format(model=contract.gives.__name__ if contract.gives else "")}
-    responses: dict[str, Any] = {
-        str(contract.status): {"description": "Success", "content": {"application/json": {"schema": view}}}
-    }
+    content = {} if contract.status == 204 else {"content": {"application/json": {"schema": view}}}
+    responses: dict[str, Any] = {str(contract.status): {"description": "Success"} | content}
     by_status: dict[int, list[type[MFAError]]] = defaultdict(list)
     for refusal in _all_refusals(contract):
         by_status[refusal.status].append(refusal)
@@ -109,7 +116,7 @@ def _responses(contract: Contract) -> dict[str, Any]:
 def _all_refusals(contract: Contract) -> dict[type[MFAError], None]:
     """What the route declares, and what every route of its kind may answer."""
     general = (
-        _ANY_ROUTE + (_ANY_BODY if contract.takes else ()) + ((errors.TooManyAttempts,) if contract.is_limited else ())
+        _ANY_ROUTE + (_ANY_BODY if contract.takes else ()) + ((errors.TooManyAttempts,) if contract.limits else ())
     )
     has_own_failure = any(refusal.status == 500 for refusal in contract.refusals)
     return dict.fromkeys(contract.refusals + general + (() if has_own_failure else (MFAError,)))

@@ -4,6 +4,7 @@ Talisman's redirect to https is off: a redirected POST has sent its password in 
 as a GET. HSTS is sent always, as helmet does; browsers heed it over https only.
 """
 
+import logging
 import re
 
 from flask import Flask, Response, request
@@ -27,7 +28,7 @@ _HEADERS = {
     "X-XSS-Protection": "0",
 }
 _CORS_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
     "Access-Control-Expose-Headers": "Retry-After, WWW-Authenticate, X-Request-Id",
     "Access-Control-Max-Age": "600",
@@ -54,6 +55,7 @@ def _ensure_known_host(hosts: frozenset[str]) -> None:
     """Refuse a Host header that is not ours. Werkzeug's own list takes any IPv6 address where it holds one."""
     match = _HOST.fullmatch(request.headers.get("Host", ""))
     if not match or match["name"].strip("[]").lower() not in hosts:
+        logging.getLogger("mfa_service").warning("host %.80r is not in MFA_ALLOWED_HOSTS", request.headers.get("Host"))
         raise BadRequest
 
 

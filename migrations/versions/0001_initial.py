@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("password_set_at", _TIME, nullable=False),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("disabled_at", _TIME),
+        sa.Column("had_factor_at", _TIME),
     )
     op.create_table(
         "mfa_secrets",
@@ -36,6 +37,7 @@ def upgrade() -> None:
         sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
         sa.Column("last_step", sa.BigInteger, nullable=False),
         sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("expires_at", _TIME),
         sa.Column("confirmed_at", _TIME),
     )
     for name, condition in (("confirmed", "confirmed_at IS NOT NULL"), ("unconfirmed", "confirmed_at IS NULL")):
@@ -58,12 +60,47 @@ def upgrade() -> None:
         sa.Column("closed_at", _TIME),
     )
     op.create_table(
+        "mfa_recovery_codes",
+        sa.Column("user_id", _ID, _owner(), primary_key=True),
+        sa.Column("digest", sa.String(64), primary_key=True),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("used_at", _TIME),
+    )
+    op.create_table(
+        "mfa_locks",
+        sa.Column("user_id", _ID, _owner(), primary_key=True),
+        sa.Column("subject", sa.String(80), primary_key=True),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("failed_at", _TIME, nullable=False, index=True),
+        sa.Column("open_at", _TIME),
+        sa.Column("disabled_at", _TIME),
+    )
+    op.create_table(
+        "mfa_devices",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("user_id", _ID, _owner(), nullable=False, index=True),
+        sa.Column("digest", sa.String(64), nullable=False, unique=True),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("address", sa.String(64), nullable=False),
+        sa.Column("user_agent", sa.String(256), nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("used_at", _TIME, nullable=False),
+        sa.Column("expires_at", _TIME, nullable=False, index=True),
+    )
+    op.create_table(
         "mfa_sessions",
         sa.Column("id", _ID, primary_key=True),
         sa.Column("user_id", _ID, _owner(), nullable=False, index=True),
         sa.Column("address", sa.String(64), nullable=False),
         sa.Column("user_agent", sa.String(256), nullable=False),
+        sa.Column("amr", sa.String(64), nullable=False),
+        sa.Column("key_id", sa.String(32), nullable=False),
+        sa.Column("generation", sa.Integer, nullable=False),
         sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("authenticated_at", _TIME, nullable=False),
+        sa.Column("refreshed_at", _TIME, nullable=False),
+        sa.Column("rotated_at", _TIME),
+        sa.Column("seen_at", _TIME, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False, index=True),
         sa.Column("revoked_at", _TIME),
     )
@@ -87,5 +124,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the tables, and with them every account: `flask mfa downgrade` does not exist for a reason."""
-    for table in ("canaries", "events", "sessions", "challenges", "secrets", "users"):
+    for table in (
+        "canaries",
+        "events",
+        "sessions",
+        "devices",
+        "locks",
+        "recovery_codes",
+        "challenges",
+        "secrets",
+        "users",
+    ):
         op.drop_table(f"mfa_{table}")

@@ -129,7 +129,8 @@ def test_before_the_first_code_a_lost_qr_code_is_replaced(client: FlaskClient, c
     lost = register(client, "ada")
     answer = enrol(client, log_in(client, lost))
     assert answer.status_code == 200
-    assert set(answer.json) == {"message", "qrCode", "manualEntryKey"}
+    assert set(answer.json) == {"message", "qrCode", "manualEntryKey", "expiresIn"}
+    assert answer.json["expiresIn"] == 600
     found = Person("ada", lost.password, lost.email, answer.json["manualEntryKey"])
     body = {"tempToken": log_in(client, found), "totpCode": lost.code(clock())}
     assert client.post("/auth/verify-mfa", json=body).status_code == 401
@@ -153,7 +154,7 @@ def test_login_says_whether_there_is_still_something_to_enrol(client: FlaskClien
     sign_in(client, ada, clock())
     after = client.post("/auth/login", json=body).json
     assert (before["enrolmentRequired"], before["methods"]) == (True, [])
-    assert (after["enrolmentRequired"], after["methods"]) == (False, ["totp"])
+    assert (after["enrolmentRequired"], after["methods"]) == (False, ["totp", "recovery_code"])
 
 
 def test_the_secret_is_in_no_answer_after_the_one_that_shows_it(client: FlaskClient, clock: Clock) -> None:

@@ -123,7 +123,7 @@ def test_a_right_password_yields_a_pending_token_and_nothing_else(
         "expiresIn": 300,
         "mfaRequired": True,
         "enrolmentRequired": False,
-        "methods": ["totp"],
+        "methods": ["totp", "recovery_code"],
     }
     assert "Set-Cookie" not in answer.headers
     assert len(rows("SELECT * FROM mfa_sessions")) == 1  # the one of the fixture
@@ -132,7 +132,7 @@ def test_a_right_password_yields_a_pending_token_and_nothing_else(
 def test_only_the_right_password_says_whether_there_is_a_second_factor(
     client: FlaskClient, people: dict[str, Person]
 ) -> None:
-    for kind, methods in (("confirmed", ["totp"]), ("not enrolled", [])):
+    for kind, methods in (("confirmed", ["totp", "recovery_code"]), ("not enrolled", [])):
         assert attempt(client, people[kind].username, PASSWORD).json["methods"] == methods
         assert "methods" not in attempt(client, people[kind].username, "wrong").json
 

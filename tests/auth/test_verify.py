@@ -23,16 +23,35 @@ IN_OTHER_DIGITS = ["１２３４５６", "⁰¹²³⁴⁵", "٠١٢٣٤٥"]
 
 
 def test_the_right_code_is_answered_with_a_token_and_the_user(client: FlaskClient, ada: Person, clock: Clock) -> None:
+    verify(client, log_in(client, ada), ada.code(clock(), -1))
     answer = verify(client, log_in(client, ada), ada.code(clock()))
     assert answer.status_code == 200
-    assert answer.json | {"accessToken": "…"} == {
+    assert answer.json | {"accessToken": "…", "refreshToken": "…"} == {
         "message": "Authentication successful",
         "accessToken": "…",
+        "refreshToken": "…",
         "tokenType": "Bearer",
         "expiresIn": 3600,
         "user": {"username": "ada", "email": ada.email},
     }
     assert client.get("/api/profile", headers=bearer(answer.json["accessToken"])).json["mfaEnabled"] is True
+
+
+def test_the_first_success_shows_ten_recovery_codes_and_no_later_one_does(
+    client: FlaskClient, ada: Person, clock: Clock
+) -> None:
+    first = verify(client, log_in(client, ada), ada.code(clock(), -1)).json
+    assert len(set(first["recoveryCodes"])) == 10
+    assert first.keys() - {"recoveryCodes"} == verify(client, log_in(client, ada), ada.code(clock())).json.keys()
+
+
+def test_the_token_tells_what_was_shown_and_when(client: FlaskClient, ada: Person, clock: Clock) -> None:
+    token = log_in(client, ada)
+    clock.advance(7.9)
+    answer = verify(client, token, ada.code(clock())).json
+    claims = jwt.decode(answer["accessToken"], options={"verify_signature": False})
+    assert (claims["amr"], claims["acr"]) == (["pwd", "otp", "mfa"], "mfa")
+    assert claims["auth_time"] == claims["iat"] == int(clock())
 
 
 def test_what_the_token_says_and_what_the_answer_says_agree(client: FlaskClient, ada: Person, clock: Clock) -> None:
@@ -159,8 +178,9 @@ def test_time_window_and_algorithm_are_not_the_clients_to_choose(
 
 def test_a_code_in_the_query_is_not_read(client: FlaskClient, ada: Person, clock: Clock) -> None:
     token, code = log_in(client, ada), ada.code(clock())
-    answer = client.post(f"/auth/verify-mfa?tempToken={token}&totpCode={code}", json={})
-    assert (answer.status_code, set(answer.json["fields"])) == (400, {"tempToken", "totpCode"})
+    for body, missing in (({}, {"tempToken"}), ({"tempToken": token}, {"totpCode"})):
+        answer = client.post(f"/auth/verify-mfa?tempToken={token}&totpCode={code}", json=body)
+        assert (answer.status_code, set(answer.json["fields"])) == (400, missing)
 
 
 def test_a_pending_token_opens_no_profile(client: FlaskClient, ada: Person) -> None:

@@ -21,7 +21,7 @@ from mfa_service.errors import (
 )
 from mfa_service.services import Services
 from tests.factories import PASSWORD, Person
-from tests.services import CLIENT, Rows, another, at_once, events, log_in, register, sign_in, user_id_of
+from tests.services import CLIENT, Rows, another, at_once, events, log_in, register, sign_in, user_id_of, verify
 
 # ── registering ──────────────────────────────────────────────────────────────────────────────────
 
@@ -100,7 +100,7 @@ def test_a_token_of_a_deleted_account_does_not_reach_the_next_of_that_name(servi
     successor = register(services, "bob")
     assert services.sessions.find_account(identity) is None
     with pytest.raises(Exception, match="MFA verification failed"):
-        services.login.complete(pending, successor.code(services.clock()), CLIENT)
+        verify(services, pending, successor)
 
 
 def test_registration_can_be_switched_off(services: Services, rows: Rows) -> None:

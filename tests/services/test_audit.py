@@ -16,13 +16,16 @@ from tests.services import CLIENT, Rows, another, events, log_in, register, sign
 
 
 def test_events_are_named_noun_happened_and_each_name_is_used_once() -> None:
-    assert all(re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", event) for event in Event)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", event) for event in Event)
     assert len({event.value for event in Event}) == len(Event.__members__)
 
 
 def test_a_row_says_what_happened_to_whom_from_where_and_when(services: Services, rows: Rows, clock: Clock) -> None:
     services.accounts.register(
-        "ada", "analytical-engine-1843", "ada@example.com", ClientInfo("192.0.2.7", "curl/8", "request-42")
+        "ada",
+        "analytical-engine-1843",
+        "ada@example.com",
+        ClientInfo("192.0.2.7", "192.0.2.0/24", "curl/8", "request-42"),
     )
     [row] = rows("SELECT * FROM mfa_events")
     assert row["event"] == "user.registered"
@@ -45,6 +48,7 @@ def test_rows_are_numbered_in_the_order_of_what_happened(services: Services, row
         "login.password_accepted",
         "login.code_refused",
         "factor.confirmed",
+        "recovery_codes.issued",
         "login.completed",
     ]
 
@@ -53,7 +57,7 @@ def test_the_completed_login_names_session_and_methods(services: Services, rows:
     sign_in(services, register(services))
     [row] = rows("SELECT detail FROM mfa_events WHERE event = 'login.completed'")
     [session] = rows("SELECT id FROM mfa_sessions")
-    assert detail_of(row) == {"session": session["id"], "amr": ["pwd", "otp", "mfa"]}
+    assert detail_of(row) == {"session": session["id"], "amr": ["pwd", "otp", "mfa"], "new_client": True}
 
 
 def test_listeners_hear_what_the_rows_say(services: Services, rows: Rows, clock: Clock) -> None:
@@ -97,7 +101,8 @@ def test_no_password_code_secret_or_token_is_recorded(services: Services, rows: 
     ada = Person("ada", ada.password, ada.email, enrolment.secret)
     signed_in = verify(services, token, ada)
     made = [ada.password, enrolment.secret, lost, ada.code(clock()), token, signed_in.access_token]
-    made += [value.split(".")[2] for value in (token, signed_in.access_token)]
+    made += [value.split(".")[2] for value in (token, signed_in.access_token, signed_in.refresh_token)]
+    made += [*(signed_in.recovery_codes or ()), signed_in.refresh_token]
     written = dump(rows) + repr(heard)
     assert [secret for secret in made if secret in written] == []
 

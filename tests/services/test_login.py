@@ -21,11 +21,25 @@ from mfa_service.errors import (
     WrongStep,
 )
 from mfa_service.services import Services
-from mfa_service.services.login import SignedIn
+from mfa_service.services.login import MFAPending, SignedIn
 from mfa_service.services.totp import Enrolment
 from tests.conftest import Clock
 from tests.factories import Person
-from tests.services import CLIENT, Rows, at_once, events, log_in, register, sign_in, user_id_of, verify
+from tests.services import (
+    CLIENT,
+    Rows,
+    at_once,
+    ensure_refused,
+    events,
+    forgive,
+    log_in,
+    outcome_of,
+    register,
+    sign_in,
+    totp,
+    user_id_of,
+    verify,
+)
 
 # ── the two steps ────────────────────────────────────────────────────────────────────────────────
 
@@ -36,7 +50,13 @@ def test_a_password_and_a_code_open_a_session(services: Services, rows: Rows) ->
     assert (signed_in.username, signed_in.email, signed_in.expires_in) == ("ada", ada.email, 3600)
     [session] = rows("SELECT * FROM mfa_sessions")
     assert session["id"] == claims_of(signed_in.access_token)["sid"]
-    assert events(rows) == ["user.registered", "login.password_accepted", "factor.confirmed", "login.completed"]
+    assert events(rows) == [
+        "user.registered",
+        "login.password_accepted",
+        "factor.confirmed",
+        "recovery_codes.issued",
+        "login.completed",
+    ]
 
 
 def test_the_access_token_proves_both_factors_and_lives_an_hour(services: Services, clock: Clock) -> None:
@@ -70,9 +90,9 @@ def test_before_the_second_step_there_is_no_session(services: Services, rows: Ro
 
 def test_the_password_says_which_factors_there_are_and_no_sooner(services: Services) -> None:
     ada = register(services)
-    assert services.login.begin("ada", ada.password, CLIENT).methods == ()
+    assert methods_of(services, ada) == ()
     sign_in(services, ada)
-    assert services.login.begin("ada", ada.password, CLIENT).methods == ("totp",)
+    assert methods_of(services, ada) == ("totp", "recovery_code")
 
 
 def test_a_pending_token_lives_five_minutes_sharp(services: Services, clock: Clock) -> None:
@@ -108,6 +128,7 @@ def test_five_wrong_codes_end_a_pending_token_and_the_right_one_comes_too_late(s
     for spent in range(1, 6):
         ensure_refused(InvalidCode, lambda: verify(services, token, ada, steps=9))
         assert rows("SELECT attempts FROM mfa_challenges") == [{"attempts": spent}]
+    forgive(services)
     ensure_refused(InvalidPendingToken, lambda: verify(services, token, ada))
     assert verify(services, log_in(services, ada), ada)
 
@@ -125,6 +146,8 @@ def test_pending_tokens_of_several_logins_do_not_know_each_other(services: Servi
     older, newer = log_in(services, ada), log_in(services, ada)
     for _ in range(5):
         ensure_refused(InvalidCode, lambda: verify(services, newer, ada, steps=9))
+        forgive(services)  # or else the lock of the account ends them all
+    ensure_refused(InvalidPendingToken, lambda: verify(services, newer, ada))
     assert verify(services, older, ada)
 
 
@@ -162,7 +185,7 @@ def test_an_access_token_is_of_another_step(services: Services) -> None:
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "null", "ü", "\ud800", "x" * 60_000], ids=lambda t: ascii(t)[:12])
 def test_what_is_no_token_is_refused_and_recorded(services: Services, rows: Rows, token: str) -> None:
-    ensure_refused(InvalidPendingToken, lambda: services.login.complete(token, "000000", CLIENT))
+    ensure_refused(InvalidPendingToken, lambda: services.login.complete(token, totp("000000"), CLIENT))
     ensure_refused(InvalidPendingToken, lambda: services.login.enrol(token, CLIENT))
     assert events(rows) == ["challenge.refused"] * 2
 
@@ -192,7 +215,7 @@ def test_a_user_without_a_secret_has_no_right_code(services: Services, rows: Row
     rows("DELETE FROM mfa_secrets")
     token = log_in(services, ada)
     for code in (ada.code(services.clock()), "000000", ""):
-        ensure_refused(InvalidCode, lambda code=code: services.login.complete(token, code, CLIENT))
+        ensure_refused(InvalidCode, lambda code=code: services.login.complete(token, totp(code), CLIENT))
 
 
 # ── one answer for every wrong code ──────────────────────────────────────────────────────────────
@@ -214,8 +237,9 @@ def test_wrong_used_late_and_malformed_codes_are_refused_alike(services: Service
     refusals = []
     for code in codes.values():
         with pytest.raises(MFAError) as refusal:
-            services.login.complete(token, code, CLIENT)
+            services.login.complete(token, totp(code), CLIENT)
         refusals.append((type(refusal.value), refusal.value.message, refusal.value.fields, refusal.value.retry_after))
+        forgive(services)
         token = log_in(services, ada)
     assert refusals == [(InvalidCode, "Invalid TOTP code", {}, None)] * len(codes)
 
@@ -260,7 +284,7 @@ def test_an_unreadable_secret_is_not_read_as_having_none(services: Services, row
     ada = register(services)
     sign_in(services, ada)
     store(rows, b"garbage")
-    assert services.login.begin("ada", ada.password, CLIENT).methods == ("totp",)
+    assert methods_of(services, ada) == ("totp", "recovery_code")
     ensure_refused(FactorExists, lambda: services.login.enrol(log_in(services, ada), CLIENT))
 
 
@@ -349,6 +373,7 @@ def test_of_ten_enrolments_at_once_one_secret_stays_and_it_was_shown_to_somebody
     assert len(enrolments) == 10, shown
     outcomes = []
     for enrolment in enrolments:
+        forgive(services)
         try:
             outcomes.append(sign_in(services, with_secret(ada, enrolment)))
         except InvalidCode:
@@ -359,10 +384,13 @@ def test_of_ten_enrolments_at_once_one_secret_stays_and_it_was_shown_to_somebody
 def test_results_do_not_show_their_secrets_when_printed(services: Services) -> None:
     ada = register(services)
     pending = services.login.begin("ada", ada.password, CLIENT)
+    assert isinstance(pending, MFAPending)
     enrolment = services.login.enrol(pending.token, CLIENT)
     signed_in = verify(services, pending.token, with_secret(ada, enrolment))
     shown = repr([pending, enrolment, signed_in])
-    assert not [secret for secret in (pending.token, enrolment.secret, signed_in.access_token) if secret in shown]
+    secrets = [pending.token, enrolment.secret, signed_in.access_token, signed_in.refresh_token]
+    secrets += signed_in.recovery_codes or ()
+    assert not [secret for secret in secrets if secret in shown]
 
 
 # ── in any order ─────────────────────────────────────────────────────────────────────────────────
@@ -390,13 +418,17 @@ class Acts(RuleBasedStateMachine):
         self.user_id = user_id_of(rows, self.person.username)
         self.is_confirmed = self.is_disabled = False
         self.last_step = -1
-        self.successes = 0
+        self.successes = self.failures = 0
+        self.opens = 0.0
+        self.held: list[dict[str, Any]] = []
 
     @rule(target=tokens)
     def give_the_password(self) -> dict[str, Any]:
         outcome = outcome_of(lambda: log_in(self.services, self.person))
         assert isinstance(outcome, InvalidCredentials if self.is_disabled else str)
-        return {"token": str(outcome), "attempts": 0, "is_open": not self.is_disabled, "ends": self.clock() + 300}
+        made = {"token": str(outcome), "attempts": 0, "is_open": not self.is_disabled, "ends": self.clock() + 300}
+        self.held.append(made)
+        return made
 
     @rule(held=tokens, steps=st.sampled_from([-3, -2, -1, 0, 0, 0, 1, 2, 3]))
     def show_a_code(self, held: dict[str, Any], steps: int) -> None:
@@ -406,9 +438,14 @@ class Acts(RuleBasedStateMachine):
             return
         held["attempts"] += 1
         step = int(self.clock()) // 30 + steps
-        if abs(steps) > 2 or step <= self.last_step:
+        if self.clock() < self.opens:
             assert isinstance(outcome, InvalidCode)
             return
+        if abs(steps) > 2 or step <= self.last_step:
+            assert isinstance(outcome, InvalidCode)
+            self.fail()
+            return
+        self.failures = 0
         assert isinstance(outcome, SignedIn)
         held["is_open"] = False
         self.last_step, self.is_confirmed, self.successes = step, True, self.successes + 1
@@ -419,7 +456,9 @@ class Acts(RuleBasedStateMachine):
             return
         outcome = outcome_of(lambda: verify(self.services, held["token"], self.former))
         assert isinstance(outcome, InvalidCode if self.is_usable(held) else InvalidPendingToken)
-        held["attempts"] += self.is_usable(held)
+        if self.is_usable(held):
+            held["attempts"] += 1
+            self.fail()
 
     @rule(held=tokens)
     def enrol(self, held: dict[str, Any]) -> None:
@@ -447,6 +486,16 @@ class Acts(RuleBasedStateMachine):
         sessions = self.rows("SELECT id FROM mfa_sessions WHERE user_id = :id", id=self.user_id)
         assert len(sessions) == self.successes
 
+    def fail(self) -> None:
+        """A wrong code that was looked at: the fifth in a row locks the account and ends its pending tokens."""
+        if self.clock() < self.opens:
+            return
+        self.failures += 1
+        if self.failures >= 5:
+            self.opens = self.clock() + 2 ** (self.failures - 5)
+            for held in self.held:
+                held["is_open"] = False
+
     def is_usable(self, held: dict[str, Any]) -> bool:
         is_alive = held["is_open"] and held["attempts"] < 5 and self.clock() < held["ends"]
         return bool(is_alive and not self.is_disabled)
@@ -455,16 +504,10 @@ class Acts(RuleBasedStateMachine):
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def ensure_refused(refusal: type[MFAError], act: Callable[[], object]) -> None:
-    outcome = outcome_of(act)
-    assert type(outcome) is refusal, outcome
-
-
-def outcome_of(act: Callable[[], object]) -> object:
-    try:
-        return act()
-    except MFAError as refusal:
-        return refusal
+def methods_of(services: Services, person: Person) -> tuple[str, ...]:
+    pending = services.login.begin(person.username, person.password, CLIENT)
+    assert isinstance(pending, MFAPending)
+    return pending.methods
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -1,17 +1,38 @@
 """Sessions: an access token is good for as long as its session and its user are."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event
 
 from mfa_service.crypto.tokens import Identity
+from mfa_service.errors import InvalidPendingToken, InvalidRefreshToken, InvalidToken, NotFound
 from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo
+from mfa_service.services.login import MFAPending
 from mfa_service.services.sessions import Account
 from tests.conftest import Clock
 from tests.factories import Person
-from tests.services import Rows, log_in, register, sign_in
+from tests.services import (
+    CLIENT,
+    Rows,
+    another,
+    ensure_refused,
+    events,
+    identity_of,
+    is_live,
+    log_in,
+    register,
+    sign_in,
+    totp,
+    trust_device,
+    user_id_of,
+    verify,
+)
 
 
 def test_a_live_session_knows_the_account_as_it_is_now(services: Services, identity: Identity, rows: Rows) -> None:
@@ -44,15 +65,33 @@ def test_a_session_that_has_ended_finds_nobody(services: Services, identity: Ide
     assert services.sessions.find_account(identity) is None
 
 
-def test_a_session_ends_after_an_hour_sharp(services: Services, identity: Identity, clock: Clock) -> None:
-    clock.advance(3599.9)
+def test_an_access_token_ends_after_an_hour_sharp(services: Services, ada: Person, clock: Clock) -> None:
+    token = sign_in(services, ada).access_token
+    clock.advance(3599)
+    assert services.verifier.access(token, now=clock())
+    clock.advance(1)
+    with pytest.raises(InvalidToken):
+        services.verifier.access(token, now=clock())
+
+
+def test_a_session_that_is_not_refreshed_ends_after_a_day_sharp(
+    services: Services, identity: Identity, clock: Clock
+) -> None:
+    clock.advance(86399.9)
     assert services.sessions.find_account(identity)
     clock.advance(0.1)
     assert services.sessions.find_account(identity) is None
 
 
+def test_looking_does_not_keep_a_session_from_ending(services: Services, identity: Identity, clock: Clock) -> None:
+    for _ in range(24):
+        assert services.sessions.find_account(identity)
+        clock.advance(3600)
+    assert services.sessions.find_account(identity) is None
+
+
 def test_ending_one_session_leaves_the_others(services: Services, ada: Person, rows: Rows) -> None:
-    first, second = (identity_of(services, sign_in(services, ada, steps).access_token) for steps in (0, 1))
+    first, second = (identity_of(services, sign_in(services, ada, steps)) for steps in (0, 1))
     rows("UPDATE mfa_sessions SET revoked_at = created_at WHERE id = :id", id=first.session_id)
     assert services.sessions.find_account(first) is None
     assert services.sessions.find_account(second)
@@ -60,7 +99,7 @@ def test_ending_one_session_leaves_the_others(services: Services, ada: Person, r
 
 def test_a_session_belongs_to_its_user(services: Services, identity: Identity) -> None:
     bob = register(services, "bob")
-    other = identity_of(services, sign_in(services, bob).access_token)
+    other = identity_of(services, sign_in(services, bob))
     crossed = dataclasses.replace(identity, session_id=other.session_id)
     assert services.sessions.find_account(crossed) is None
 
@@ -86,8 +125,8 @@ def test_looking_is_one_select_and_changes_nothing(services: Services, identity:
 
 
 def test_a_session_keeps_where_it_was_opened_from(services: Services, ada: Person, rows: Rows, clock: Clock) -> None:
-    client = ClientInfo("2001:db8::1", "Mozilla/5.0", "request-7")
-    services.login.complete(log_in(services, ada), ada.code(clock()), client)
+    client = ClientInfo("2001:db8::1", "2001:db8::/64", "Mozilla/5.0", "request-7")
+    services.login.complete(log_in(services, ada), totp(ada.code(clock())), client)
     [session] = rows("SELECT * FROM mfa_sessions")
     assert (session["address"], session["user_agent"]) == ("2001:db8::1", "Mozilla/5.0")
 
@@ -100,6 +139,164 @@ def test_the_id_of_a_session_is_random(services: Services, rows: Rows, ada: Pers
     assert {len(session_id) for session_id in ids} == {22}
 
 
+# ── last seen ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_that_a_session_was_seen_is_written_once_a_minute_at_most(
+    services: Services, identity: Identity, rows: Rows, clock: Clock
+) -> None:
+    with statements_of(services) as said:
+        for _ in range(12):  # two minutes
+            clock.advance(10)
+            assert services.sessions.find_account(identity)
+    assert said.count("UPDATE") == 2
+    assert seen_at(rows) == clock()
+
+
+def test_within_the_minute_the_time_stays_as_it_was(
+    services: Services, identity: Identity, rows: Rows, clock: Clock
+) -> None:
+    before = clock()
+    clock.advance(59.9)
+    services.sessions.find_account(identity)
+    assert seen_at(rows) == before
+    clock.advance(0.1)
+    services.sessions.find_account(identity)
+    assert seen_at(rows) == before + 60
+
+
+def test_a_session_that_has_ended_is_not_seen(services: Services, identity: Identity, rows: Rows, clock: Clock) -> None:
+    before = clock()
+    rows("UPDATE mfa_sessions SET revoked_at = created_at")
+    clock.advance(3600)
+    assert services.sessions.find_account(identity) is None
+    assert seen_at(rows) == before
+
+
+def test_a_database_that_can_only_be_read_turns_nobody_away(
+    services: Services, identity: Identity, rows: Rows, clock: Clock
+) -> None:
+    before = clock()
+    clock.advance(3600)
+    with another(services, database_url=read_only(services.settings.database)) as replica:
+        assert replica.sessions.find_account(identity) == Account("ada", "someone@example.com", mfa_enabled=True)
+    assert seen_at(rows) == before
+
+
+# ── lists ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_list_shows_the_live_sessions_of_its_user_newest_first(
+    services: Services, ada: Person, rows: Rows, clock: Clock
+) -> None:
+    made = []
+    for _ in range(3):
+        made.append(identity_of(services, sign_in(services, ada)).session_id)
+        clock.advance(30)
+    sign_in(services, register(services, "bob"))
+    user_id = user_id_of(rows, "ada")
+    services.sessions.revoke(user_id, made[1], CLIENT)
+    sessions, cursor = services.sessions.list(user_id, None)
+    assert [session.id for session in sessions] == [made[2], made[0]]
+    assert cursor is None
+    assert {(session.address, session.user_agent) for session in sessions} == {("192.0.2.1", "tests")}
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (50, [50]), (51, [50, 1]), (120, [50, 50, 20])])
+def test_a_long_list_comes_in_pages_of_fifty_and_each_session_once(
+    services: Services, identity: Identity, rows: Rows, count: int, sizes: list[int]
+) -> None:
+    multiply(rows, count - 1)
+    pages = pages_of(services, identity.user_id)
+    assert [len(page) for page in pages] == sizes
+    expected = [row["id"] for row in rows("SELECT id, created_at FROM mfa_sessions ORDER BY created_at DESC, id DESC")]
+    listed = [session_id for page in pages for session_id in page]
+    assert set(listed) == set(expected)
+    assert len(listed) == count
+    assert listed[0] == identity.session_id
+
+
+def test_a_session_that_begins_or_ends_meanwhile_moves_no_other_off_the_pages(
+    services: Services, ada: Person, identity: Identity, rows: Rows, clock: Clock
+) -> None:
+    multiply(rows, 60)
+    first, cursor = services.sessions.list(identity.user_id, None)
+    clock.advance(30)
+    sign_in(services, ada)
+    services.sessions.revoke(identity.user_id, first[0].id, CLIENT)
+    second, end = services.sessions.list(identity.user_id, cursor)
+    assert end is None
+    assert len({session.id for session in [*first, *second]}) == 61
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "x" * 22, "x" * 5000, "' OR 1=1 --", "\0"], ids=lambda c: ascii(c)[:12])
+def test_a_cursor_that_was_never_given_leads_nowhere(services: Services, identity: Identity, cursor: str) -> None:
+    assert services.sessions.list(identity.user_id, cursor) == ([], None)
+
+
+def test_a_cursor_of_somebody_else_shows_nothing_of_theirs(
+    services: Services, identity: Identity, clock: Clock
+) -> None:
+    clock.advance(30)
+    foreign = identity_of(services, sign_in(services, register(services, "bob")))
+    sessions, _ = services.sessions.list(identity.user_id, foreign.session_id)
+    assert {session.user_id for session in sessions} <= {identity.user_id}
+    assert services.sessions.list(foreign.user_id, identity.session_id) == ([], None)
+
+
+# ── ending ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_session_is_ended_at_once_and_for_every_worker(services: Services, identity: Identity, rows: Rows) -> None:
+    with another(services) as worker:
+        assert worker.sessions.find_account(identity)
+        services.sessions.revoke(identity.user_id, identity.session_id, CLIENT)
+        assert worker.sessions.find_account(identity) is None
+    assert events(rows)[-1] == "session.ended"
+
+
+def test_what_is_not_a_live_session_of_theirs_nobody_ends(services: Services, identity: Identity, rows: Rows) -> None:
+    foreign = identity_of(services, sign_in(services, register(services, "bob")))
+    before = rows("SELECT * FROM mfa_sessions ORDER BY id")
+    for session_id in (foreign.session_id, "x" * 22, "", "%", "\0"):
+        ensure_refused(NotFound, lambda it=session_id: services.sessions.revoke(identity.user_id, it, CLIENT))
+    assert rows("SELECT * FROM mfa_sessions ORDER BY id") == before
+    services.sessions.revoke(identity.user_id, identity.session_id, CLIENT)
+    ensure_refused(NotFound, lambda: services.sessions.revoke(identity.user_id, identity.session_id, CLIENT))
+    assert services.sessions.find_account(foreign)
+
+
+def test_signing_out_ends_this_session_with_its_refresh_token_and_no_other(
+    services: Services, ada: Person, rows: Rows
+) -> None:
+    this, other = (sign_in(services, ada, steps) for steps in (0, 1))
+    services.login.sign_out(identity_of(services, this), CLIENT, everywhere=False)
+    assert (is_live(services, this), is_live(services, other)) == (False, True)
+    ensure_refused(InvalidRefreshToken, lambda: services.login.refresh(this.refresh_token, CLIENT))
+    assert services.login.refresh(other.refresh_token, CLIENT)
+    assert "session.ended" in events(rows)
+
+
+def test_signing_out_everywhere_ends_sessions_devices_and_pending_tokens_of_this_user_alone(
+    services: Services, ada: Person, rows: Rows
+) -> None:
+    bob = sign_in(services, register(services, "bob"))
+    device = trust_device(services, ada)
+    signed_in = [sign_in(services, ada, steps) for steps in (1, 2)]
+    pending = log_in(services, ada)
+    services.login.sign_out(identity_of(services, signed_in[0]), CLIENT, everywhere=True)
+    for one in signed_in:
+        assert not is_live(services, one)
+        ensure_refused(InvalidRefreshToken, lambda one=one: services.login.refresh(one.refresh_token, CLIENT))
+    ensure_refused(InvalidPendingToken, lambda: verify(services, pending, ada, steps=2))
+    assert isinstance(services.login.begin("ada", ada.password, CLIENT, device), MFAPending)
+    assert is_live(services, bob)
+    assert events(rows).count("sessions.ended") == 1
+
+
+# ── fixtures and helpers ─────────────────────────────────────────────────────────────────────────
+
+
 @pytest.fixture
 def ada(services: Services) -> Person:
     return register(services, "ada")
@@ -107,8 +304,61 @@ def ada(services: Services) -> Person:
 
 @pytest.fixture
 def identity(services: Services, ada: Person) -> Identity:
-    return identity_of(services, sign_in(services, ada).access_token)
+    return identity_of(services, sign_in(services, ada))
 
 
-def identity_of(services: Services, token: str) -> Identity:
-    return services.verifier.access(token, now=services.clock())
+@contextmanager
+def statements_of(services: Services) -> Iterator[list[str]]:
+    """The first words of what a service says to its database meanwhile."""
+    said: list[str] = []
+
+    def listen(*call: Any) -> None:
+        said.append(call[2].split()[0])
+
+    event.listen(services.engine, "before_cursor_execute", listen)
+    yield said
+    event.remove(services.engine, "before_cursor_execute", listen)
+
+
+def multiply(rows: Rows, count: int) -> None:
+    """Beside the one session that there is, so many more, older by seconds, two of each age."""
+    columns = (
+        "user_id, address, user_agent, amr, key_id, generation, authenticated_at, refreshed_at, seen_at, expires_at"
+    )
+    [one] = rows("SELECT id, created_at FROM mfa_sessions")
+    started, zone = one["created_at"], "+00:00"
+    if isinstance(started, str):
+        started, zone = datetime.fromisoformat(started).replace(tzinfo=UTC), ""
+    for number in range(count):
+        at = (started - timedelta(seconds=number // 2 + 1)).astimezone(UTC)
+        rows(
+            f"INSERT INTO mfa_sessions (id, created_at, {columns}) SELECT :id, :at, {columns}"
+            " FROM mfa_sessions WHERE id = :one",
+            id=f"s{number:021}",
+            at=f"{at:%Y-%m-%d %H:%M:%S.%f}{zone}",
+            one=one["id"],
+        )
+
+
+def pages_of(services: Services, user_id: str) -> list[list[str]]:
+    """The ids on each page of a user's sessions."""
+    pages, cursor = [], None
+    while True:
+        found, cursor = services.sessions.list(user_id, cursor)
+        pages.append([session.id for session in found])
+        if cursor is None:
+            return pages
+
+
+def seen_at(rows: Rows) -> float:
+    [row] = rows("SELECT seen_at FROM mfa_sessions")
+    seen = row["seen_at"]
+    seen = datetime.fromisoformat(seen) if isinstance(seen, str) else seen
+    return float((seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp())
+
+
+def read_only(url: str) -> str:
+    """The address under which this database takes no writes, as a replica does."""
+    if url.startswith("sqlite"):
+        return url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+    return url + ("&" if "?" in url else "?") + "options=-c%20default_transaction_read_only%3Don"

@@ -9,7 +9,7 @@ from werkzeug.test import TestResponse
 
 from mfa_service.errors import InvalidCode, InvalidToken, LoginFailed, MFAError, NoToken
 from mfa_service.web import errors
-from mfa_service.web.contract import Body, Contract, View, contract_of, gives, limited, refuses, takes
+from mfa_service.web.contract import Body, Contract, Empty, View, contract_of, gives, limited, paged, refuses, takes
 
 
 class GreetBody(Body):
@@ -17,6 +17,12 @@ class GreetBody(Body):
 
     first_name: str
     nick_name: str | None = None
+    is_loud: bool = False
+
+
+class QuietBody(Body):
+    """Nothing that is needed."""
+
     is_loud: bool = False
 
 
@@ -82,6 +88,60 @@ def test_takes_refuses_before_the_view_is_called() -> None:
     assert answer.json["fields"].keys() == {"firstName", "isLoud"}
 
 
+def test_no_body_at_all_is_an_empty_one_where_the_route_says_so() -> None:
+    @takes(QuietBody, optional=True)
+    @gives(200, GreetView)
+    def greet(body: QuietBody) -> GreetView:
+        return GreetView(first_name="loud" if body.is_loud else "quiet")
+
+    app = bare_app()
+    app.add_url_rule("/", "view", greet, methods=["POST"])
+    client = app.test_client()
+    assert client.post("/").json["firstName"] == "quiet"
+    assert client.post("/", json={"isLoud": True}).json["firstName"] == "loud"
+    # Whoever says that there is a body must send one.
+    assert client.post("/", data=b"", content_type="application/json").status_code == 400
+    assert client.post("/", data=b"x").status_code == 415
+    assert contract_of(greet).is_optional
+
+
+def test_a_body_is_needed_where_the_route_does_not_say_so() -> None:
+    @takes(QuietBody)
+    @gives(200, GreetView)
+    def greet(body: QuietBody) -> GreetView:
+        raise AssertionError("called")
+
+    app = bare_app()
+    app.add_url_rule("/", "view", greet, methods=["POST"])
+    assert app.test_client().post("/").status_code == 415
+
+
+def test_204_has_neither_a_body_nor_a_type() -> None:
+    @gives(204, Empty)
+    def end() -> Empty:
+        return Empty()
+
+    answer = post(end)
+    assert (answer.status_code, answer.data) == (204, b"")
+
+
+def test_paged_hands_the_cursor_to_the_view() -> None:
+    seen = []
+
+    @paged
+    @gives(201, GreetView)
+    def greet(cursor: str | None) -> GreetView:
+        seen.append(cursor)
+        return GreetView(first_name="Ada")
+
+    app = bare_app()
+    app.add_url_rule("/", "view", greet)
+    for query in ({}, {"cursor": "abc"}, {"cursor": ""}):
+        assert app.test_client().get("/", query_string=query).status_code == 201
+    assert seen == [None, "abc", ""]
+    assert contract_of(greet).is_paged
+
+
 def test_gives_answers_in_camel_case_without_what_is_none() -> None:
     answer = post(greeting)
     assert (answer.status_code, answer.mimetype) == (201, "application/json")
@@ -135,7 +195,7 @@ def test_a_refusal_raised_in_the_view_is_answered_as_such() -> None:
 
 
 def test_the_declarations_add_up_whatever_their_order() -> None:
-    @limited
+    @limited("credentials")
     @takes(GreetBody)
     @gives(202, GreetView)
     @refuses(NoToken, InvalidToken)
@@ -146,12 +206,14 @@ def test_the_declarations_add_up_whatever_their_order() -> None:
     @refuses(InvalidToken)
     @takes(GreetBody)
     @gives(202, GreetView)
-    @limited
+    @limited("credentials")
     @refuses(NoToken)
     def other_way(body: GreetBody) -> GreetView:
         raise NotImplementedError
 
-    whole = Contract(GreetBody, 202, GreetView, (NoToken, InvalidToken), is_limited=True)
+    whole = Contract(
+        takes=GreetBody, status=202, gives=GreetView, refusals=(NoToken, InvalidToken), limits=("credentials",)
+    )
     assert contract_of(one_way) == contract_of(other_way) == whole
     assert (one_way.__name__, one_way.__doc__) == ("one_way", "Say hello.")
 

@@ -57,7 +57,10 @@ def test_every_answer_has_an_id_and_none_sets_a_cookie_or_names_what_runs_it(ans
 def test_every_refusal_is_json_with_a_sentence_and_a_published_code(answers: dict[str, TestResponse]) -> None:
     codes = {error.code for error in published()}
     refusals = {kind: answer for kind, answer in answers.items() if answer.status_code >= 400}
-    assert {answer.status_code for answer in refusals.values()} == {400, 401, 403, 404, 405, 413, 415, 429, 500, 503}
+    assert {answer.status_code for answer in refusals.values()} == {
+        *(400, 401, 403, 404, 405, 409, 413, 415, 429),
+        *(500, 503),
+    }
     for kind, answer in refusals.items():
         assert answer.mimetype == "application/json", kind
         if answer.request.method != "HEAD":
@@ -74,6 +77,10 @@ def test_every_401_says_what_would_be_let_in(answers: dict[str, TestResponse]) -
     assert "error" not in answers["wrong password"].headers["WWW-Authenticate"]
     assert 'error="invalid_token"' in answers["bad token"].headers["WWW-Authenticate"]
     assert 'error="invalid_token"' in answers["pending token at the profile"].headers["WWW-Authenticate"]
+    # RFC 9470 section 3: the token is good, and more is wanted.
+    assert answers["step-up required"].headers["WWW-Authenticate"] == (
+        'Bearer realm="mfa_service", error="insufficient_user_authentication", max_age="300"'
+    )
 
 
 def test_every_405_says_what_is_allowed(answers: dict[str, TestResponse]) -> None:
@@ -155,11 +162,13 @@ def test_the_request_id_stands_in_the_audit(client: FlaskClient, rows: Callable[
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
 def test_a_method_that_a_route_does_not_have_is_405(app: Flask, client: FlaskClient, method: str) -> None:
+    methods: dict[str, set[str]] = {}
     for rule in app.url_map.iter_rules():
-        if method not in rule.methods:
-            answer = client.open(rule.rule, method=method)
-            assert answer.status_code == 405, rule.rule
-            assert set(answer.headers["Allow"].split(", ")) == rule.methods
+        methods.setdefault(rule.rule, set()).update(rule.methods)
+    for path in (path for path in methods if method not in methods[path]):
+        answer = client.open(path, method=method)
+        assert answer.status_code == 405, path
+        assert set(answer.headers["Allow"].split(", ")) == methods[path]
 
 
 def test_head_is_get_without_a_body(client: FlaskClient) -> None:
@@ -377,6 +386,12 @@ def answers(make_app: MakeApp, clock: Clock) -> dict[str, TestResponse]:
     credentials = {"username": ada.username, "password": ada.password}
     pending = log_in(client, ada)
     access = sign_in(client, ada, clock())
+    by_code = bearer(access)
+    verified = client.post(
+        "/auth/verify-mfa",
+        json={"tempToken": pending, "totpCode": ada.code(clock(), 1), "rememberDevice": True},
+    )
+    by_device = client.post("/auth/login", json=credentials | {"deviceToken": verified.json["deviceToken"]})
     return {
         "healthz": client.get("/healthz"),
         "readyz": client.get("/readyz"),
@@ -384,7 +399,21 @@ def answers(make_app: MakeApp, clock: Clock) -> dict[str, TestResponse]:
         "openapi": client.get("/openapi.json"),
         "register": client.post("/auth/register", json=credentials | {"username": "bob", "email": "b@example.com"}),
         "login": client.post("/auth/login", json=credentials),
-        "verify": client.post("/auth/verify-mfa", json={"tempToken": pending, "totpCode": ada.code(clock(), 1)}),
+        "verify": verified,
+        "login on a remembered device": by_device,
+        "step-up required": client.post("/api/mfa/recovery-codes", headers=bearer(by_device.json["accessToken"])),
+        "refresh": client.post("/auth/refresh", json={"refreshToken": verified.json["refreshToken"]}),
+        "bad refresh token": client.post("/auth/refresh", json={"refreshToken": "x"}),
+        "factors": client.get("/api/mfa", headers=by_code),
+        "sessions": client.get("/api/sessions", headers=by_code),
+        "devices": client.get("/api/devices", headers=by_code),
+        "recovery codes": client.post("/api/mfa/recovery-codes", headers=by_code),
+        "nothing to confirm": client.post("/api/mfa/totp/confirm", json={"totpCode": "123456"}, headers=by_code),
+        "new authenticator": client.post("/api/mfa/totp", headers=by_code),
+        "policy wants a factor": client.delete("/api/mfa", headers=by_code),
+        "forgotten devices": client.delete("/api/devices", headers=by_code),
+        "another session": client.delete("/api/sessions/unknown", headers=by_code),
+        "logout": client.post("/auth/logout", headers=bearer(by_device.json["accessToken"])),
         "profile": client.get("/api/profile", headers=bearer(access)),
         "not JSON": client.post("/auth/login", data="{", content_type="application/json"),
         "user exists": client.post("/auth/register", json=credentials | {"email": "b@example.com"}),

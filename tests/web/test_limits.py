@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,11 +20,20 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from mfa_service.web.contract import contract_of
 from tests.conftest import ROOT, free_port, running
 
 MakeApp = Callable[..., Flask]
 
-CREDENTIAL_ROUTES = ["/auth/register", "/auth/login", "/auth/verify-mfa", "/auth/enrol"]
+CREDENTIAL_ROUTES = [
+    *("/auth/register", "/auth/login", "/auth/verify-mfa", "/auth/enrol"),
+    *("/auth/step-up", "/auth/password", "/api/mfa/totp/confirm"),
+]
+SESSION_ROUTES = [
+    *(("POST", "/auth/refresh"), ("POST", "/auth/logout")),
+    *(("POST", "/api/mfa/totp"), ("POST", "/api/mfa/recovery-codes"), ("DELETE", "/api/mfa")),
+    *(("DELETE", "/api/sessions/x"), ("DELETE", "/api/devices/x"), ("DELETE", "/api/devices")),
+]
 #: An empty setting is the default: five in fifteen minutes.
 SHIPPED = {"MFA_AUTH_RATE_LIMIT": "", "MFA_REGISTRATION_RATE_LIMIT": ""}
 
@@ -47,6 +56,35 @@ def test_five_calls_pass_and_the_sixth_is_refused(limited: FlaskClient, path: st
     assert seconds >= 890
 
 
+def test_these_routes_and_no_others_are_limited(app: Flask) -> None:
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for rule in app.url_map.iter_rules():
+        [method] = rule.methods - {"HEAD", "OPTIONS"}
+        path = rule.rule.partition("<")[0] + "x" * ("<" in rule.rule)
+        for limit in contract_of(app.view_functions[rule.endpoint]).limits or ("none",):
+            found[limit].add((method, path))
+    assert found["credentials"] == {("POST", path) for path in CREDENTIAL_ROUTES}
+    assert found["sessions"] == set(SESSION_ROUTES)
+    assert found["registrations"] == {("POST", "/auth/register")}
+    assert {method for method, _ in found["none"]} == {"GET"}
+
+
+@pytest.mark.parametrize(("method", "path"), SESSION_ROUTES)
+def test_sixty_calls_a_minute_pass_where_no_password_and_no_code_can_be_tried(
+    limited: FlaskClient, method: str, path: str
+) -> None:
+    answers = [limited.open(path, method=method, json={}) for _ in range(62)]
+    assert [answer.status_code == 429 for answer in answers] == [False] * 60 + [True] * 2
+    assert 1 <= answers[-1].json["retryAfter"] <= 60
+    assert answers[-1].headers["Cache-Control"] == "no-store"
+
+
+def test_how_often_sessions_are_refreshed_is_a_setting_of_its_own(make_app: MakeApp) -> None:
+    client = make_app(MFA_SESSION_RATE_LIMIT="2 per minute").test_client()
+    assert [call(client, "/auth/refresh").status_code for _ in range(3)] == [400, 400, 429]
+    assert {call(client, "/auth/login").status_code for _ in range(8)} == {400}
+
+
 def test_nobody_is_told_to_wait_longer_than_the_window(limited: FlaskClient) -> None:
     for _ in range(5):
         call(limited, "/auth/login")
@@ -64,7 +102,7 @@ def test_after_the_time_that_was_named_the_door_is_open_again(make_app: MakeApp)
 
 def test_each_route_counts_for_itself(limited: FlaskClient) -> None:
     for path in CREDENTIAL_ROUTES:
-        assert all(call(limited, path).status_code == 400 for _ in range(5))
+        assert all(call(limited, path).status_code in (400, 401) for _ in range(5))
     assert {call(limited, path).status_code for path in CREDENTIAL_ROUTES} == {429}
 
 
@@ -339,7 +377,7 @@ def limited(make_app: MakeApp) -> FlaskClient:
 def call(
     client: FlaskClient, path: str, address: str = "127.0.0.1", headers: dict[str, str] | None = None
 ) -> TestResponse:
-    """A call that passes the limit and is refused for its body: 400, or 429."""
+    """A call that passes the limit and is refused for its body, or for lack of a token: 400, 401, or 429."""
     return client.post(path, json={}, headers=headers, environ_overrides={"REMOTE_ADDR": address})
 
 

@@ -49,6 +49,7 @@ def test_each_event_is_one_line_with_who_when_and_where(lines: Lines, make_app: 
         "user.registered",
         "login.password_accepted",
         "factor.confirmed",
+        "recovery_codes.issued",
         "login.completed",
         "login.password_refused",
     ]

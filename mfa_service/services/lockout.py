@@ -1,0 +1,113 @@
+"""Lockout: failures in a row make a growing delay, counted in the database and committed with the refusal.
+
+From the fifth failure on, the next try is let through after 1, 2, 4 … seconds, at most 15 minutes; tries in between
+are refused unseen and make it no longer. At 100 failures in a row a second factor is disabled, and goes on counting
+as a factor. An attempt is counted as a failure before the proof is looked at, in a unit that holds the user's row:
+of many at once no more are looked at than one after another would be.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, delete, exists, insert, literal, or_, select, update
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.models import Lock, User, UTCDateTime
+from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.database import changes_one
+
+FIRST_DELAY = 5
+LONGEST_DELAY = 900
+DISABLED_AT = 100
+NOTICED_AT = 10
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What failures are counted of: when the first delay comes, and whether there is an end."""
+
+    name: str
+    first_delay: int = FIRST_DELAY
+    disabled_at: int | None = None
+
+    def delay(self, failures: int) -> int:
+        """Seconds until the next try after so many failures in a row."""
+        return 0 if failures < self.first_delay else int(min(2 ** (failures - self.first_delay), LONGEST_DELAY))
+
+
+TOTP = Subject("totp", disabled_at=DISABLED_AT)
+RECOVERY_CODES = Subject("recovery_codes", disabled_at=DISABLED_AT)
+#: From everywhere together: late, so that a stranger can hardly keep a user out.
+PASSWORD = Subject("password", first_delay=DISABLED_AT + 1)
+FACTORS = (TOTP, RECOVERY_CODES)
+
+
+def password_from(network: str) -> Subject:
+    """The password as tried from one network."""
+    return Subject(f"password:{network}")
+
+
+class Lockout:
+    """Counts failures of users. Units that call `attempt` hold the user's row (`Accounts.find_active`)."""
+
+    def __init__(self, session: scoped_session[Session], audit: Audit, now: Callable[[], datetime]) -> None:
+        self._session = session
+        self._audit = audit
+        self._now = now
+
+    def is_open(self, user_id: str, *subjects: Subject) -> bool:
+        """Whether a try would be let through by all of these."""
+        names = [subject.name for subject in subjects]
+        locked = select(Lock.subject).where(Lock.user_id == user_id, Lock.subject.in_(names), ~self._lets_through())
+        return self._session.scalar(locked.limit(1)) is None
+
+    def attempt(self, user_id: str, subject: Subject) -> bool:
+        """Count a failure in advance, and say whether the proof may be looked at.
+
+        A locked subject counts nothing, nor does a user that there is not; it takes the same statements.
+        """
+        mine = self._lock(user_id, subject)
+        first = select(User.id, literal(subject.name), literal(0), literal(self._now(), UTCDateTime))
+        first = first.where(User.id == user_id, ~exists().where(mine))
+        columns = ["user_id", "subject", "failures", "failed_at"]
+        self._session.execute(insert(Lock).from_select(columns, first))
+        counting = update(Lock).where(mine, self._lets_through())
+        return changes_one(self._session, counting.values(failures=Lock.failures + 1, failed_at=self._now()))
+
+    def failed(self, user_id: str, subject: Subject, client: ClientInfo) -> bool:
+        """After an attempt that was let through and was wrong: set the next delay, and say whether there is one."""
+        mine = self._lock(user_id, subject)
+        failures = self._session.scalar(select(Lock.failures).where(mine)) or 0
+        delay, is_end = subject.delay(failures), failures == subject.disabled_at
+        if not delay:
+            return False
+        values = {"open_at": self._now() + timedelta(seconds=delay)} | ({"disabled_at": self._now()} if is_end else {})
+        self._session.execute(update(Lock).where(mine).values(values))
+        self._record(user_id, subject, failures, delay, client)
+        return True
+
+    def passed(self, user_id: str, *subjects: Subject) -> None:
+        """After a success: nothing is held against these any more, not even that they were disabled."""
+        names = [subject.name for subject in subjects]
+        self._session.execute(delete(Lock).where(Lock.user_id == user_id, Lock.subject.in_(names)))
+
+    def is_disabled(self, user_id: str, subject: Subject) -> bool:
+        """Whether failures have disabled it for good."""
+        disabled = select(Lock.subject).where(self._lock(user_id, subject), Lock.disabled_at.is_not(None))
+        return self._session.scalar(disabled) is not None
+
+    def _record(self, user_id: str, subject: Subject, failures: int, delay: int, client: ClientInfo) -> None:
+        kind = subject.name.partition(":")[0]
+        event = Event.PASSWORD_LOCKED if kind == "password" else Event.FACTOR_LOCKED
+        self._audit.record(event, client, user_id=user_id, subject=kind, failures=failures, seconds=delay)
+        if subject in FACTORS and failures == NOTICED_AT:
+            self._audit.record(Event.FACTOR_ATTACKED, client, user_id=user_id, factor=kind, failures=failures)
+        if failures == subject.disabled_at:
+            self._audit.record(Event.FACTOR_DISABLED, client, user_id=user_id, factor=kind)
+
+    def _lock(self, user_id: str, subject: Subject) -> ColumnElement[bool]:
+        return and_(Lock.user_id == user_id, Lock.subject == subject.name)
+
+    def _lets_through(self) -> ColumnElement[bool]:
+        return and_(or_(Lock.open_at.is_(None), Lock.open_at <= self._now()), Lock.disabled_at.is_(None))

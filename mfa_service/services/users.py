@@ -1,0 +1,24 @@
+"""The user's row: what every unit that judges somebody holds first."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.models import User
+
+
+class Users:
+    """Finds users and holds them."""
+
+    def __init__(self, session: scoped_session[Session]) -> None:
+        self._session = session
+
+    def find(self, user_id: str) -> User | None:
+        """The user, held against other units until this one ends."""
+        # SQLite knows no FOR UPDATE and needs none: a unit that writes is the only one that does.
+        held = select(User).where(User.id == user_id).with_for_update()
+        return self._session.scalar(held, execution_options={"populate_existing": True})
+
+    def find_active(self, user_id: str) -> User | None:
+        """The same, but not if disabled."""
+        user = self.find(user_id)
+        return user if user and user.disabled_at is None else None

@@ -1,0 +1,190 @@
+"""Changing the password: by somebody who knows the old one, and all that it let in ends, but for this session."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from mfa_service.errors import (
+    Busy,
+    InvalidCredentials,
+    InvalidPendingToken,
+    InvalidRefreshToken,
+    InvalidToken,
+    WeakPassword,
+)
+from mfa_service.services import Services
+from mfa_service.services.login import MFAPending, SignedIn
+from tests.conftest import Clock
+from tests.factories import PASSWORD, Person
+from tests.services import (
+    CLIENT,
+    STRANGER,
+    Rows,
+    another,
+    at_once,
+    ensure_refused,
+    events,
+    identity_of,
+    is_live,
+    log_in,
+    register,
+    sign_in,
+    trust_device,
+    user_id_of,
+    verify,
+)
+
+NEW = "difference-engine-1822"
+
+
+def test_the_new_password_lets_in_and_the_old_one_does_not(services: Services, this: SignedIn, rows: Rows) -> None:
+    change(services, this)
+    assert services.login.begin("ada", NEW, CLIENT)
+    ensure_refused(InvalidCredentials, lambda: services.login.begin("ada", PASSWORD, CLIENT))
+    assert events(rows).count("password.changed") == 1
+
+
+def test_a_code_is_asked_for_afterwards_as_before(services: Services, this: SignedIn) -> None:
+    change(services, this)
+    assert isinstance(services.login.begin("ada", NEW, CLIENT), MFAPending)
+
+
+def test_other_sessions_end_on_every_worker_and_this_one_lives(services: Services, ada: Person, this: SignedIn) -> None:
+    other = sign_in(services, ada, steps=1)
+    with another(services) as worker:
+        assert is_live(worker, other)
+        change(services, this)
+        assert (is_live(worker, other), is_live(worker, this)) == (False, True)
+        ensure_refused(InvalidRefreshToken, lambda: worker.login.refresh(other.refresh_token, CLIENT))
+        assert worker.login.refresh(this.refresh_token, CLIENT)
+
+
+def test_devices_and_pending_tokens_die(services: Services, ada: Person, this: SignedIn) -> None:
+    device = trust_device(services, ada, steps=1)
+    pending = log_in(services, ada)
+    change(services, this)
+    ensure_refused(InvalidPendingToken, lambda: verify(services, pending, ada, steps=2))
+    assert isinstance(services.login.begin("ada", NEW, CLIENT, device), MFAPending)
+
+
+def test_nobody_else_notices(services: Services, this: SignedIn) -> None:
+    bob = register(services, "bob")
+    device = trust_device(services, bob)
+    pending, signed_in = log_in(services, bob), sign_in(services, bob, steps=1)
+    change(services, this)
+    assert is_live(services, signed_in)
+    assert verify(services, pending, bob, steps=2)
+    assert isinstance(services.login.begin("bob", bob.password, CLIENT, device), SignedIn)
+
+
+def test_a_wrong_current_password_changes_nothing_and_ends_nothing(
+    services: Services, ada: Person, this: SignedIn, rows: Rows
+) -> None:
+    other = sign_in(services, ada, steps=1)
+    before = rows("SELECT * FROM mfa_users")
+    ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    assert rows("SELECT * FROM mfa_users") == before
+    assert is_live(services, other)
+    assert log_in(services, ada)
+
+
+def test_a_wrong_current_password_counts_on_the_lock_of_the_login(
+    services: Services, ada: Person, this: SignedIn, rows: Rows, clock: Clock
+) -> None:
+    for _ in range(3):
+        ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    for _ in range(2):
+        ensure_refused(InvalidCredentials, lambda: services.login.begin("ada", "wrong-password", CLIENT))
+    ensure_refused(InvalidCredentials, lambda: log_in(services, ada))
+    ensure_refused(InvalidCredentials, lambda: change(services, this))
+    assert {row["failures"] for row in rows("SELECT failures FROM mfa_locks")} == {5}
+    clock.advance(1)
+    change(services, this)
+    assert rows("SELECT * FROM mfa_locks") == []
+
+
+def test_a_hundred_wrong_ones_with_a_stolen_token_meet_the_account_wide_delay(
+    services: Services, ada: Person, this: SignedIn, rows: Rows
+) -> None:
+    ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    rows("UPDATE mfa_locks SET failures = 100 WHERE subject = 'password'")
+    ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    ensure_refused(InvalidCredentials, lambda: services.login.begin("ada", ada.password, STRANGER))
+
+
+@pytest.mark.parametrize("new", ["short", "password123", "ada", "someone!1", "x" * 1025, "", "       "])
+def test_a_weak_new_password_spends_nothing(services: Services, this: SignedIn, rows: Rows, new: str) -> None:
+    before = rows("SELECT * FROM mfa_users")
+    with full(services):
+        for current in (PASSWORD, "wrong-password"):
+            ensure_refused(WeakPassword, lambda it=current: change(services, this, current=it, new=new))
+    assert rows("SELECT * FROM mfa_users") == before
+    assert rows("SELECT * FROM mfa_locks") == []
+
+
+def test_with_no_place_to_hash_nothing_is_spent(services: Services, ada: Person, this: SignedIn, rows: Rows) -> None:
+    with full(services):
+        ensure_refused(Busy, lambda: change(services, this, current="wrong-password"))
+    assert rows("SELECT * FROM mfa_locks") == []
+    assert log_in(services, ada)
+
+
+def test_a_login_whose_hash_ran_while_the_password_changed_is_refused(
+    services: Services, this: SignedIn, clock: Clock
+) -> None:
+    verdict = services.accounts.check_password("ada", PASSWORD, CLIENT)
+    clock.advance(0.001)
+    change(services, this)
+    assert verdict.is_right
+    ensure_refused(
+        InvalidCredentials,
+        lambda: services.unit.run(lambda: services.accounts.settle(verdict, CLIENT), writes=True),
+    )
+
+
+def test_of_two_changes_at_once_one_wins(services: Services, this: SignedIn, rows: Rows, clock: Clock) -> None:
+    clock.advance(1)
+    new = [f"difference-engine-{number}" for number in range(4)]
+    outcomes = at_once(4, lambda number: change(services, this, new=new[number]))
+    assert len([outcome for outcome in outcomes if outcome is None]) == 1, outcomes
+    assert events(rows).count("password.changed") == 1
+
+
+def test_a_disabled_or_deleted_user_changes_nothing(services: Services, this: SignedIn, rows: Rows) -> None:
+    rows("UPDATE mfa_users SET disabled_at = created_at")
+    ensure_refused(InvalidCredentials, lambda: change(services, this))
+    services.accounts.delete(user_id_of(rows, "ada"), CLIENT, reason="asked for")
+    ensure_refused(InvalidToken, lambda: change(services, this))
+
+
+def test_neither_password_is_in_the_database(services: Services, this: SignedIn, rows: Rows) -> None:
+    change(services, this)
+    dump = repr([rows(f"SELECT * FROM {table}") for table in ("mfa_users", "mfa_events")])
+    assert [word for word in (PASSWORD, NEW, "$2b$") if word in dump] == []
+
+
+# ── fixtures and helpers ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def ada(services: Services) -> Person:
+    return register(services, "ada")
+
+
+@pytest.fixture
+def this(services: Services, ada: Person) -> SignedIn:
+    """The session that changes the password."""
+    return sign_in(services, ada)
+
+
+def change(services: Services, this: SignedIn, current: str = PASSWORD, new: str = NEW) -> None:
+    identity = identity_of(services, this)
+    services.accounts.change_password(identity.user_id, identity.session_id, current, new, CLIENT)
+
+
+def full(services: Services) -> ExitStack:
+    """All places for hashing are taken, as long as the block runs."""
+    places = ExitStack()
+    for _ in range(services.settings.hashing_threads + services.settings.hashing_queue):
+        places.enter_context(services.hashing.place())
+    return places

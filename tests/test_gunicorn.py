@@ -1,0 +1,173 @@
+"""The service under gunicorn as it is shipped: what the server itself could spoil."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+
+from mfa_service.crypto.keyring import new_keyring_text
+from tests.conftest import ROOT, Clock, free_port
+from tests.factories import log_in, register
+
+pytestmark = pytest.mark.services
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("chunk", [b"ZZ\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n"])
+def test_a_body_in_broken_chunks_is_one_more_bad_request(serve: Callable[..., str], chunk: bytes) -> None:
+    head = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    status, body = _raw(serve(), b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n" + chunk)
+    assert (status, json.loads(body)["code"]) == (400, "invalid_request")
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("header", [b"SCRIPT_NAME: /x", b"Script-Name: /x"])
+def test_no_client_names_the_path_that_it_is_under(serve: Callable[..., str], header: bytes) -> None:
+    address = serve()
+    for path, status in ((b"/x/healthz", 404), (b"/healthz", 200)):
+        request = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n"
+        assert _raw(address, request)[0] == status
+
+
+@ON_SQLITE
+def test_conflicting_words_about_the_scheme_change_nothing(serve: Callable[..., str]) -> None:
+    headers = b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n"
+    assert _raw(serve(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n")[0] == 200
+
+
+def test_what_a_client_sent_is_not_in_the_complaint_about_it(shipped: "Shipped") -> None:
+    _raw(shipped.address, b'POST /auth/login HTTP/1.1\r\nHost: localhost\r\n\r\n{"password":"REALPASSWORD-77"}\r\n\r\n')
+    _raw(shipped.address, b"GET /api/profile HTTP/1.1\r\nHost: localhost\r\nAuthorization Bearer SECRETTOKEN\r\n\r\n")
+    lines = shipped.stop().splitlines()
+    assert [line for line in lines if "REALPASSWORD" in line or "SECRETTOKEN" in line] == []
+    assert any("Invalid request from ip=127.0.0.1" in json.loads(line)["message"] for line in lines)
+
+
+def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:
+    settings = {"MFA_INSTANCE": str(tmp_path), "MFA_TOTP_WINDOW": "9", "WEB_CONCURRENCY": "4", "PORT": "99999"}
+    answer = _gunicorn(settings)
+    assert answer.returncode == 4
+    assert answer.stderr.count("MFA_TOTP_WINDOW must be between 0 and 2") == 1
+    for said in (
+        "PORT must be a whole number",
+        "4 worker processes need MFA_REDIS_URL",
+        "no keyring at",
+        "no signing key",
+    ):
+        assert said in answer.stderr
+    assert "Booting worker" not in answer.stderr
+
+
+@ON_SQLITE
+def test_the_wrong_keyring_is_noticed_even_if_the_database_was_locked_at_start(
+    make_app: Callable[..., Flask], tmp_path: Path
+) -> None:
+    make_app()  # leaves the canary
+    (tmp_path / "other.json").write_text(new_keyring_text())
+    # Moved away, so that nothing can be read while the app starts; a lock held for longer than the timeout is the same.
+    database = tmp_path / "mfa.db"
+    database.rename(tmp_path / "away.db")
+    client = make_app(MFA_KEYRING=str(tmp_path / "other.json")).test_client()
+    for path in tmp_path.glob("mfa.db*"):
+        path.unlink()
+    (tmp_path / "away.db").rename(database)
+    account = {"username": "ada", "password": "analytical-engine-1843", "email": "ada@example.com"}
+    answer = client.post("/auth/register", json=account)
+    assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
+    assert client.get("/readyz").status_code == 503
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM mfa_users").fetchone() == (0,)
+    connection.close()
+
+
+def test_a_relative_sqlite_address_is_one_file_for_the_commands_and_the_service(tmp_path: Path) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "MFA_INSTANCE": str(tmp_path / "keys"),
+        "MFA_DATABASE_URL": "sqlite:///rel.db",
+    }
+    for command in ("init", "upgrade"):
+        line = [sys.executable, "-m", "flask", "mfa", command]
+        subprocess.run(line, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    script = "from mfa_service import create_app; print(create_app().test_client().get('/readyz').status_code)"
+    ready = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ready.stdout == "200\n"
+    assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["rel.db"]
+
+
+def test_a_secret_of_enrol_is_wiped_after_ten_minutes_and_that_of_registration_is_not(
+    make_app: Callable[..., Flask], clock: Clock, rows: Callable[..., Any]
+) -> None:
+    client = make_app().test_client()
+    first, second = register(client), register(client)
+    key = client.post("/auth/enrol", json={"tempToken": log_in(client, second)}).json["manualEntryKey"]
+    clock.advance(601)
+    proofs = [(first, first), (second, type(second)(second.username, second.password, second.email, key))]
+    answers = [
+        client.post("/auth/verify-mfa", json={"tempToken": log_in(client, person), "totpCode": phone.code(clock())})
+        for person, phone in proofs
+    ]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    assert len(rows("SELECT id FROM mfa_secrets")) == 1
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Shipped:
+    """wsgi.py under gunicorn.conf.py, with keys of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        environment = {"PATH": os.environ["PATH"], "MFA_INSTANCE": str(folder), "PORT": str(port)}
+        for command in ("init", "upgrade"):
+            line = [sys.executable, "-m", "flask", "mfa", command]
+            subprocess.run(line, env=environment, check=True, capture_output=True)
+        line = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+        self._process = subprocess.Popen(line, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        self._said = [next(self._process.stderr) for _ in range(4)]  # up to "Booting worker"
+
+    def stop(self) -> str:
+        self._process.terminate()
+        return "".join(self._said) + self._process.communicate(timeout=30)[1]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Iterator[Shipped]:
+    made = Shipped(tmp_path / "instance")
+    yield made
+    made._process.kill()
+    made._process.communicate()
+
+
+def _gunicorn(settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"]} | settings
+    line = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _raw(address: str, request: bytes) -> tuple[int, bytes]:
+    """Send bytes as they are; the status and the body of the first answer."""
+    url = urlsplit(address)
+    with (
+        socket.create_connection((url.hostname, url.port), timeout=20) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.sendall(request)
+        status = int(stream.readline().split()[1])
+        headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(stream.readline, b"\r\n"))
+        return status, stream.read(int(headers.get("content-length", 0)))

@@ -1,0 +1,198 @@
+"""Every kind of token over every route: exactly what the table says is let through, and a route without a row fails."""
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from mfa_service.services.audit import ClientInfo
+from mfa_service.web.contract import contract_of
+from tests.conftest import Clock
+from tests.factories import Person, bearer, log_in, register
+
+FRESH, OLD, BY_DEVICE = "access, just now", "access, five minutes ago", "access, from a remembered device"
+PENDING, REFRESH, DEVICE, RECOVERY = "pending", "refresh token", "device token", "recovery code"
+ENDED = ("access, of an ended session", "refresh token, of an ended session")
+DISABLED = ("access, of a disabled user", "refresh token, of a disabled user")
+ANOTHERS = ("device token, of another user", "recovery code, of another user")
+GARBAGE = ("garbage", "a JWT of nobody")
+NOTHING = "none"
+KINDS = (NOTHING, *GARBAGE, PENDING, REFRESH, DEVICE, RECOVERY, *ENDED, *DISABLED, *ANOTHERS, OLD, BY_DEVICE, FRESH)
+
+#: Nobody is asked for a token, and one that comes along changes nothing.
+OPEN = frozenset({"open"})
+SIGNED_IN = frozenset({FRESH, OLD, BY_DEVICE})
+#: The second factor has been shown in this session within the last five minutes.
+RECENT = frozenset({FRESH})
+
+AS_BEARER = {
+    ("GET", "/healthz"): OPEN,
+    ("GET", "/readyz"): OPEN,
+    ("GET", "/.well-known/jwks.json"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("POST", "/auth/register"): OPEN,
+    ("POST", "/auth/login"): OPEN,
+    ("POST", "/auth/verify-mfa"): OPEN,
+    ("POST", "/auth/enrol"): OPEN,
+    ("POST", "/auth/refresh"): OPEN,
+    ("POST", "/auth/step-up"): SIGNED_IN,
+    ("POST", "/auth/logout"): SIGNED_IN,
+    ("POST", "/auth/password"): RECENT,
+    ("GET", "/api/profile"): SIGNED_IN,
+    ("GET", "/api/mfa"): SIGNED_IN,
+    ("DELETE", "/api/mfa"): RECENT,
+    ("POST", "/api/mfa/totp"): RECENT,
+    ("POST", "/api/mfa/totp/confirm"): RECENT,
+    ("POST", "/api/mfa/recovery-codes"): RECENT,
+    ("GET", "/api/sessions"): SIGNED_IN,
+    ("DELETE", "/api/sessions/<session_id>"): SIGNED_IN,
+    ("GET", "/api/devices"): SIGNED_IN,
+    ("DELETE", "/api/devices/<device_id>"): SIGNED_IN,
+    ("DELETE", "/api/devices"): SIGNED_IN,
+}
+IN_A_BODY = {
+    ("/auth/login", "deviceToken"): DEVICE,
+    ("/auth/verify-mfa", "tempToken"): PENDING,
+    ("/auth/verify-mfa", "recoveryCode"): RECOVERY,
+    ("/auth/enrol", "tempToken"): PENDING,
+    ("/auth/refresh", "refreshToken"): REFRESH,
+    ("/auth/step-up", "recoveryCode"): RECOVERY,
+}
+
+
+def test_every_route_has_a_row(app: Flask) -> None:
+    routed = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}}
+    assert set(AS_BEARER) == routed
+
+
+def test_every_member_that_is_a_token_has_a_row(app: Flask) -> None:
+    members = set()
+    for rule in app.url_map.iter_rules():
+        body = contract_of(app.view_functions[rule.endpoint]).takes
+        names = [str(field.alias) for field in body.model_fields.values()] if body else []
+        members |= {(rule.rule, name) for name in names if name.endswith(("Token", "Code")) and name != "totpCode"}
+    assert set(IN_A_BODY) == members
+
+
+@pytest.mark.parametrize(("method", "path"), AS_BEARER)
+def test_as_bearer_exactly_these_are_let_through(
+    client: FlaskClient, tokens: dict[str, str], method: str, path: str
+) -> None:
+    allowed, answers = AS_BEARER[method, path], {kind: call(client, method, path, tokens[kind]) for kind in KINDS}
+    if allowed == OPEN:
+        assert {(answer.status_code, answer.json.get("code")) for answer in answers.values()} == {
+            (answers[NOTHING].status_code, answers[NOTHING].json.get("code"))
+        }
+        return
+    for kind, answer in answers.items():
+        told = None if answer.status_code < 400 else answer.json["code"]
+        assert (told not in (*REFUSALS, "step_up_required")) == (kind in allowed), (kind, told)
+        if kind not in allowed:
+            assert (answer.status_code, told) == (401, "step_up_required" if kind in SIGNED_IN else refusal_of(kind))
+
+
+@pytest.mark.parametrize(("path", "member"), IN_A_BODY)
+def test_in_a_body_exactly_one_kind_is_let_through(
+    client: FlaskClient, tokens: dict[str, str], ada: Person, path: str, member: str
+) -> None:
+    for kind in KINDS:
+        body = {
+            "/auth/login": {"username": ada.username, "password": ada.password},
+            "/auth/verify-mfa": {"totpCode": "x"} if member == "tempToken" else {"tempToken": log_in(client, ada)},
+        }.get(path, {})
+        answer = client.post(path, json=body | {member: tokens[kind]}, headers=bearer(tokens[FRESH]))
+        is_right = kind == IN_A_BODY[path, member]
+        assert is_let_through(path, member, answer) == is_right, (kind, answer.json)
+        assert answer.status_code in (200, 401, 403)
+        if member == "recoveryCode" and not is_right:
+            forget_failures(client, ada, tokens)
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Token", "Bearer:", "DPoP", ""])
+def test_a_good_token_under_another_scheme_is_none(client: FlaskClient, tokens: dict[str, str], scheme: str) -> None:
+    answer = client.get("/api/profile", headers={"Authorization": f"{scheme} {tokens[FRESH]}"})
+    assert (answer.status_code, answer.json["code"]) == (401, "no_token")
+
+
+def test_a_good_token_anywhere_else_is_none(client: FlaskClient, tokens: dict[str, str]) -> None:
+    client.set_cookie("access_token", tokens[FRESH])
+    for name in ("access_token", "accessToken", "token", "Authorization"):
+        answer = client.get("/api/profile", query_string={name: tokens[FRESH]}, headers={"X-Access-Token": "x"})
+        assert (answer.status_code, answer.json["code"]) == (401, "no_token")
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSALS = ("no_token", "invalid_token", "full_authentication_required")
+
+
+def refusal_of(kind: str) -> str:
+    return {NOTHING: "no_token", PENDING: "full_authentication_required"}.get(kind, "invalid_token")
+
+
+def call(client: FlaskClient, method: str, path: str, token: str) -> TestResponse:
+    headers = bearer(token) if token else {}
+    body = {"json": {}} if method == "POST" else {}
+    return client.open(
+        path.replace("<session_id>", "x").replace("<device_id>", "x"), method=method, headers=headers, **body
+    )
+
+
+def is_let_through(path: str, member: str, answer: TestResponse) -> bool:
+    """Whether the token was taken for what the member wants, whatever comes after that."""
+    if path == "/auth/login":
+        return answer.json["mfaRequired"] is False
+    if member == "tempToken":
+        return answer.json["code"] not in ("invalid_pending_token", "wrong_step")
+    return answer.status_code == 200
+
+
+def forget_failures(client: FlaskClient, person: Person, tokens: dict[str, str]) -> None:
+    """Ten new codes, and nothing held against them, so that the next kind is looked at again."""
+    answer = client.post("/api/mfa/recovery-codes", headers=bearer(tokens[FRESH]))
+    tokens[RECOVERY] = answer.json["recoveryCodes"][0]
+
+
+@pytest.fixture
+def ada(client: FlaskClient) -> Person:
+    return register(client, "ada")
+
+
+@pytest.fixture
+def tokens(client: FlaskClient, ada: Person, clock: Clock) -> dict[str, str]:
+    """One token of every kind."""
+    bob = register(client, "bob")
+    first, bobs = (sign_in(client, person, clock, 0) for person in (ada, bob))
+    clock.advance(301)
+    ended, fresh = (sign_in(client, ada, clock, steps) for steps in (0, 1))
+    assert client.post("/auth/logout", headers=bearer(ended["accessToken"])).status_code == 204
+    services = client.application.extensions["mfa_service"].services
+    claims = services.verifier.access(bobs["accessToken"], now=clock())
+    services.accounts.disable(claims.user_id, ClientInfo(), reason="left the company")
+    credentials = {"username": ada.username, "password": ada.password, "deviceToken": first["deviceToken"]}
+    return {
+        NOTHING: "",
+        GARBAGE[0]: "garbage",
+        GARBAGE[1]: "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZGEifQ.AAAA",
+        PENDING: log_in(client, ada),
+        REFRESH: fresh["refreshToken"],
+        DEVICE: first["deviceToken"],
+        RECOVERY: first["recoveryCodes"][0],
+        ENDED[0]: ended["accessToken"],
+        ENDED[1]: ended["refreshToken"],
+        DISABLED[0]: bobs["accessToken"],
+        DISABLED[1]: bobs["refreshToken"],
+        ANOTHERS[0]: bobs["deviceToken"],
+        ANOTHERS[1]: bobs["recoveryCodes"][0],
+        OLD: first["accessToken"],
+        BY_DEVICE: client.post("/auth/login", json=credentials).json["accessToken"],
+        FRESH: fresh["accessToken"],
+    }
+
+
+def sign_in(client: FlaskClient, person: Person, clock: Clock, steps: int) -> dict[str, str]:
+    body = {"tempToken": log_in(client, person), "totpCode": person.code(clock(), steps), "rememberDevice": True}
+    answer = client.post("/auth/verify-mfa", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, str] = answer.json
+    return found
