@@ -16,7 +16,7 @@ from mfa_service import doctor
 from mfa_service.config import Settings, from_environment
 from mfa_service.crypto.keyring import new_keyring_text
 from mfa_service.crypto.signing import file_name, new_key_pem
-from mfa_service.errors import ConfigurationError
+from mfa_service.errors import ConfigurationError, Unavailable
 from mfa_service.services import Services, database, schema
 from mfa_service.services.unit_of_work import cause
 
@@ -26,6 +26,7 @@ P = ParamSpec("P")
 @click.group()
 def mfa() -> None:
     """Set up and look after the multi-factor sign-in."""
+    os.umask(0o077)  # whatever a command makes, keys or an SQLite file, is its owner's alone
 
 
 def _explained(command: Callable[P, None]) -> Callable[P, None]:
@@ -37,6 +38,8 @@ def _explained(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except ConfigurationError as error:
             problems = error.problems
+        except Unavailable:
+            problems = ["the database is out of order, or not migrated: see above, and `flask mfa doctor`"]
         except SQLAlchemyError as error:
             problems = [f"the database can't be reached ({cause(error)}); MFA_DATABASE_URL says where it is looked for"]
         else:
@@ -64,7 +67,6 @@ def init() -> None:
 @_explained
 def upgrade() -> None:
     """Bring the database to the newest schema."""
-    os.umask(0o077)  # an SQLite file, and what SQLite puts beside it, is its owner's alone
     engine = _engine()
     schema.upgrade(engine)
     click.echo(f"database is at revision {schema.find_current(engine)}")

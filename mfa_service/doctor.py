@@ -118,6 +118,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield Finding("error", "database", "; ".join(error.problems))
     else:
-        yield Finding("ok", "database", f"{engine.dialect.name} at revision {current}, opened by this keyring")
+        mark = "opened by this keyring" if health.is_sealed() else "not yet sealed by any keyring"
+        yield Finding("ok", "database", f"{engine.dialect.name} at revision {current}, {mark}")
     finally:
         engine.dispose()

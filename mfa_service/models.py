@@ -171,6 +171,7 @@ class Session(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
     address: Mapped[str] = mapped_column(String(64))
+    network: Mapped[str] = mapped_column(String(64))
     user_agent: Mapped[str] = mapped_column(String(256))
     amr: Mapped[str] = mapped_column(String(64))
     key_id: Mapped[str] = mapped_column(String(32))

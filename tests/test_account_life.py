@@ -455,33 +455,36 @@ class AccountLife(RuleBasedStateMachine):
     @precondition(lambda self: any(map(self.life.is_good, self.life.passes)))
     @rule(which=newest)
     def renew_recovery_codes(self, which: int) -> None:
-        if self.admitted(self.pick(self.life.passes, which, self.life.is_good), is_recent=True):
-            codes = self.services.factors.renew_recovery_codes(self.life.user_id, HOME)
+        identity = self.admitted(self.pick(self.life.passes, which, self.life.is_good), is_recent=True)
+        if identity:
+            codes = self.services.factors.renew_recovery_codes(identity, HOME)
             self.life.passed("recovery_codes")
             self.take_recovery_codes(codes)
 
     @precondition(lambda self: any(map(self.life.is_good, self.life.passes)))
     @rule(which=newest)
     def begin_replacement(self, which: int) -> None:
-        if self.admitted(self.pick(self.life.passes, which, self.life.is_good), is_recent=True):
-            self.replace()
+        identity = self.admitted(self.pick(self.life.passes, which, self.life.is_good), is_recent=True)
+        if identity:
+            self.replace(identity)
 
-    def replace(self) -> None:
-        enrolment = self.services.factors.replace(self.life.user_id, HOME)
+    def replace(self, identity: Identity) -> None:
+        enrolment = self.services.factors.replace(identity, HOME)
         self.life.unconfirmed = Authenticator(enrolment.secret, self.clock() + ENROLLING)
 
     @precondition(lambda self: any(map(self.life.is_good, self.life.passes)))
     @rule(which=newest, kind=code_kinds)
     def confirm_replacement(self, which: int, kind: str) -> None:
         life, access = self.life, self.pick(self.life.passes, which, self.life.is_good)
-        if not self.admitted(access, is_recent=True):
+        identity = self.admitted(access, is_recent=True)
+        if not identity:
             return
         if which > 1 and not life.unconfirmed:
-            self.replace()
+            self.replace(identity)
         code = self.code(kind, life.unconfirmed, other=life.confirmed)
         new = life.unconfirmed
         expected = life.judge_replacement(code)
-        self.call(expected, lambda: self.services.factors.confirm_replacement(life.user_id, code, HOME))
+        self.call(expected, lambda: self.services.factors.confirm_replacement(identity, code, HOME))
         if expected is None:
             assert new is not None
             self.spend(new)

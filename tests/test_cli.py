@@ -106,7 +106,11 @@ def test_a_doctor_notices_a_database_that_is_not_migrated(flask: Run) -> None:
 def test_a_doctor_notices_another_keyring(flask: Run, instance_folder: Path) -> None:
     flask("init")
     flask("upgrade")
-    flask("doctor")
+    assert "not yet sealed by any keyring" in flask("doctor").stdout  # and a look does not seal it
+    assert "not yet sealed by any keyring" in flask("doctor").stdout
+    start = [sys.executable, "-c", "from mfa_service import create_app; create_app()"]
+    subprocess.run(start, env={"PATH": os.environ["PATH"], "MFA_INSTANCE": str(instance_folder)}, check=True)
+    assert "opened by this keyring" in flask("doctor").stdout
     (instance_folder / "keyring.json").unlink()
     flask("init")
     assert "the keyring is not the one this database was sealed with" in flask("doctor", code=1).stdout

@@ -91,7 +91,8 @@ def test_of_thirty_wrong_codes_at_once_on_every_route_that_takes_one_no_more_are
 ) -> None:
     for number in range(ROUNDS):
         person, signed_in = _signed_in(inside, f"routes{number}")
-        inside.factors.replace(person.user_id, CLIENT)
+        identity = inside.verifier.access(signed_in.access_token, now=time.time())
+        inside.factors.replace(identity, CLIENT)
         tokens, wrong, access = _pending(inside, person, 10), {"totpCode": "x"}, signed_in.access_token
         calls = [Call("/auth/step-up", wrong, access), Call("/api/mfa/totp/confirm", wrong, access)] * 10
         started = time.monotonic()

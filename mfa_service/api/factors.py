@@ -59,7 +59,7 @@ def show_factors() -> FactorsView:
 @refuses(*REFUSALS, errors.StepUpRequired, errors.MFARequired)
 def remove_factors() -> Empty:
     """Go without a second factor, where policy lets."""
-    services().factors.remove(current_identity.user_id)
+    services().factors.remove(current_identity)
     return Empty()
 
 
@@ -70,7 +70,7 @@ def remove_factors() -> Empty:
 @refuses(*REFUSALS, errors.StepUpRequired)
 def replace_totp() -> NewTOTPView:
     """Begin to replace the authenticator. The old one works until the new one is confirmed."""
-    enrolment = services().factors.replace(current_identity.user_id, client_info())
+    enrolment = services().factors.replace(current_identity, client_info())
     return NewTOTPView(qr_code=enrolment.qr_code, manual_entry_key=enrolment.secret, expires_in=enrolment.expires_in)
 
 
@@ -82,7 +82,7 @@ def replace_totp() -> NewTOTPView:
 @refuses(*REFUSALS, errors.StepUpRequired, errors.InvalidCode, errors.NothingToConfirm)
 def confirm_totp(body: ConfirmBody) -> Empty:
     """Put the new authenticator in place of the old one. Remembered devices and pending tokens end."""
-    services().factors.confirm_replacement(current_identity.user_id, body.totp_code, client_info())
+    services().factors.confirm_replacement(current_identity, body.totp_code, client_info())
     return Empty()
 
 
@@ -93,5 +93,5 @@ def confirm_totp(body: ConfirmBody) -> Empty:
 @refuses(*REFUSALS, errors.StepUpRequired)
 def renew_recovery_codes() -> RecoveryCodesView:
     """Ten new recovery codes, shown once."""
-    codes = services().factors.renew_recovery_codes(current_identity.user_id, client_info())
+    codes = services().factors.renew_recovery_codes(current_identity, client_info())
     return RecoveryCodesView(recovery_codes=list(codes))

@@ -139,11 +139,12 @@ class Accounts:
 
     @unit_of_work
     def _set_password(self, verdict: Verdict, hashed: str, session_id: str, client: ClientInfo) -> None:
-        user = self.settle(verdict, client)
+        user = self.settle(verdict, client, is_trusted=True)
         if not self.sessions.is_live(session_id, user.id):
             raise InvalidToken  # ended while the hash was made
         user.sealed_password = self.vault.seal(hashed.encode(), _context(user.id))
         user.password_set_at = self.now()
+        self.locks.passed(user.id, lockout.PASSWORD)  # what was guessed of the old one no longer counts
         self.audit.record(Event.PASSWORD_CHANGED, client, user_id=user.id)
         self._end_trust(user.id, keep=session_id)
 
@@ -222,26 +223,25 @@ class Accounts:
     def settle(self, verdict: Verdict, client: ClientInfo, *, is_trusted: bool = False) -> User:
         """Judge a verdict against the account as it is now, and record it. Raises InvalidCredentials.
 
-        `is_trusted`: a remembered device passes the lock that counts strangers from everywhere.
+        `is_trusted`: who shows more than a password passes the lock that counts strangers from everywhere.
         """
         stored = verdict.stored
         if stored and not verdict.is_readable:
             self._record_unreadable(stored, client)
         user = self.users.find_active(stored.user_id if stored else "")
-        is_right = (
-            verdict.is_right and user is not None and stored is not None and user.password_set_at == stored.set_at
-        )
         subjects = (password_from(client.network), lockout.PASSWORD)
         judged = subjects[:1] if is_trusted else subjects
-        may_try = self.locks.is_open(stored.user_id if stored else "", *judged)
-        is_looked_at = user is not None and stored is not None and may_try and stored.was_open
-        for subject in judged if is_right else subjects:
-            # For nobody, too, where the password is not looked at: the same statements, changing nothing.
-            self.locks.attempt(user.id if user and is_looked_at else "", subject)
+        is_open = self.locks.is_open(stored.user_id if stored else "", *judged) and bool(stored and stored.was_open)
+        # A right password that was changed while it was hashed is no guess: it is refused, not counted.
+        is_outdated = bool(user and stored and verdict.is_right and user.password_set_at != stored.set_at)
+        is_looked_at = user is not None and is_open and not is_outdated
+        # For nobody, too, and where the password is not looked at: the same statements, changing nothing.
+        counted_id = user.id if user and is_looked_at else ""
+        counted = [it for it in (judged if verdict.is_right else subjects) if self.locks.attempt(counted_id, it)]
         if not user or not stored or not is_looked_at:
-            self._refuse(stored, client, locked=not may_try)
-        if not is_right:
-            for subject in subjects:
+            self._refuse(stored, client, locked=not is_open)
+        if not verdict.is_right:
+            for subject in counted:
                 self.locks.failed(user.id, subject, client)
             self._refuse(stored, client)
         self.locks.passed(user.id, *judged)

@@ -5,8 +5,9 @@ write fails at once with "database is locked", whatever the timeout. These are s
 SQLite we open an engine of our own on the same file and leave the host's alone.
 """
 
+import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
@@ -26,13 +27,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from mfa_service.crypto.opaque import is_id
 from mfa_service.errors import ConfigurationError
 from mfa_service.models import Device, Session
 from mfa_service.services.unit_of_work import WRITES
 
 R = TypeVar("R", Device, Session)
 
+_EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
+_CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{22})")
 #: Rows on a page of a list.
 PAGE = 50
 #: How long SQLite waits for another writer, in seconds.
@@ -76,16 +78,24 @@ def changes_one(session: scoped_session[Transaction], statement: Update | Delete
 def page(
     session: scoped_session[Transaction], query: Select[Any], model: type[R], cursor: str | None
 ) -> tuple[Sequence[R], str | None]:
-    """A page of rows, newest first, and the cursor of the next one: the id of the last row, if there are more."""
+    """A page of rows, newest first, and the cursor of the next one, if there are more rows.
+
+    The cursor is the place of the last row, so it holds even when that row is gone; one that can't be read leads
+    nowhere.
+    """
     if cursor is not None:
-        of_theirs = query.with_only_columns(model.created_at, model.id).where(model.id == cursor)
-        last = session.execute(of_theirs).one_or_none() if is_id(cursor) else None
-        query = query.where(_is_older(model, *last) if last else false())
+        place = _CURSOR.fullmatch(cursor)
+        query = query.where(_is_older(model, int(place["time"]), place["id"]) if place else false())
     rows: Sequence[R] = session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(PAGE + 1)).all()
-    return rows[:PAGE], rows[PAGE - 1].id if len(rows) > PAGE else None
+    return rows[:PAGE], _cursor(rows[PAGE - 1]) if len(rows) > PAGE else None
 
 
-def _is_older(model: type[R], created_at: datetime, row_id: str) -> ColumnElement[bool]:
+def _cursor(row: R) -> str:
+    return f"{(row.created_at - _EPOCH) // _MICROSECOND}-{row.id}"
+
+
+def _is_older(model: type[R], microseconds: int, row_id: str) -> ColumnElement[bool]:
+    created_at = _EPOCH + microseconds * _MICROSECOND
     is_as_old = and_(model.created_at == created_at, model.id < row_id)
     return or_(model.created_at < created_at, is_as_old)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NoReturn
 
+from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import InvalidCode, InvalidRecoveryCode, InvalidToken, MFAError, NothingToConfirm
 from mfa_service.models import User
 from mfa_service.services import lockout
@@ -91,16 +92,16 @@ class Factors:
         return Verified(("otp",), None if held.is_confirmed else self._first_factor(user, client))
 
     @unit_of_work
-    def replace(self, user_id: str, client: ClientInfo) -> Enrolment:
+    def replace(self, identity: Identity, client: ClientInfo) -> Enrolment:
         """Begin to replace the authenticator; the old one works until the new one is confirmed."""
-        user = self._get_active(user_id)
+        user = self._get_active(identity)
         self.audit.record(Event.FACTOR_ENROLLED, client, user_id=user.id, factor="totp")
         return self.totp.enrol(user.id, user.username)
 
     @unit_of_work
-    def confirm_replacement(self, user_id: str, code: str, client: ClientInfo) -> None:
+    def confirm_replacement(self, identity: Identity, code: str, client: ClientInfo) -> None:
         """Put the new authenticator in place of the old one. Raises NothingToConfirm, InvalidCode, SealBroken."""
-        user = self._get_active(user_id)
+        user = self._get_active(identity)
         held = self.totp.find_replacement(user.id, client)
         if held is None:
             raise NothingToConfirm
@@ -113,17 +114,17 @@ class Factors:
         self.sessions.revoke_weak(user.id)
 
     @unit_of_work
-    def renew_recovery_codes(self, user_id: str, client: ClientInfo) -> tuple[str, ...]:
+    def renew_recovery_codes(self, identity: Identity, client: ClientInfo) -> tuple[str, ...]:
         """Ten new recovery codes; the old ones are dead."""
-        user = self._get_active(user_id)
+        user = self._get_active(identity)
         self.locks.passed(user.id, lockout.RECOVERY_CODES)
         self.audit.record(Event.RECOVERY_CODES_ISSUED, client, user_id=user.id)
         return self.recovery_codes.issue(user.id)
 
     @unit_of_work
-    def remove(self, user_id: str) -> None:
+    def remove(self, identity: Identity) -> None:
         """Go without a second factor, where policy lets. Raises MFARequired."""
-        self.policy.ensure_may_go_without(self._get_active(user_id).id)
+        self.policy.ensure_may_go_without(self._get_active(identity).id)
 
     @unit_of_work
     def reset(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
@@ -180,8 +181,9 @@ class Factors:
         self.devices.forget_all(user_id)
         self.challenges.close_all(user_id)
 
-    def _get_active(self, user_id: str) -> User:
-        user = self.users.find_active(user_id)
-        if user is None:
+    def _get_active(self, identity: Identity) -> User:
+        """The user, held. Asked again here: the session may have ended since the guard looked."""
+        user = self.users.find_active(identity.user_id)
+        if user is None or not self.sessions.is_live(identity.session_id, user.id):
             raise InvalidToken
         return user

@@ -52,6 +52,11 @@ class Health:
         self._has_fitted = True
 
     @reading
+    def is_sealed(self) -> bool:
+        """Whether a keyring has left its mark in the database."""
+        return self._session.get(Canary, 1) is not None
+
+    @reading
     def _opens_canary(self) -> bool:
         canary = self._session.get(Canary, 1)
         return canary is not None and self._vault.open(canary.sealed_value, _CONTEXT) == _VALUE

@@ -98,13 +98,13 @@ class Lockout:
         return self._session.scalar(disabled) is not None
 
     def _record(self, user_id: str, subject: Subject, failures: int, delay: int, client: ClientInfo) -> None:
-        kind = subject.name.partition(":")[0]
-        event = Event.PASSWORD_LOCKED if kind == "password" else Event.FACTOR_LOCKED
-        self._audit.record(event, client, user_id=user_id, subject=kind, failures=failures, seconds=delay)
-        if subject in FACTORS and failures == NOTICED_AT:
-            self._audit.record(Event.FACTOR_ATTACKED, client, user_id=user_id, factor=kind, failures=failures)
+        is_factor = subject in FACTORS
+        event = Event.FACTOR_LOCKED if is_factor else Event.PASSWORD_LOCKED
+        self._audit.record(event, client, user_id=user_id, subject=subject.name, failures=failures, seconds=delay)
+        if is_factor and failures == NOTICED_AT:
+            self._audit.record(Event.FACTOR_ATTACKED, client, user_id=user_id, factor=subject.name, failures=failures)
         if failures == subject.disabled_at:
-            self._audit.record(Event.FACTOR_DISABLED, client, user_id=user_id, factor=kind)
+            self._audit.record(Event.FACTOR_DISABLED, client, user_id=user_id, factor=subject.name)
 
     def _lock(self, user_id: str, subject: Subject) -> ColumnElement[bool]:
         return and_(Lock.user_id == user_id, Lock.subject == subject.name)

@@ -5,6 +5,7 @@ session that was opened here; nothing but a second factor renews `auth_time`.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NoReturn
@@ -25,6 +26,7 @@ from mfa_service.errors import (
     InvalidRefreshToken,
     InvalidToken,
     MFAError,
+    NotFound,
     WrongStep,
 )
 from mfa_service.models import User
@@ -146,14 +148,16 @@ class Login:
 
         Neither renews `auth_time` nor raises `amr`. Raises InvalidRefreshToken, RefreshReused, SealBroken.
         """
+        owner = None
         try:
             token = parse_refresh_token(refresh_token)
-            user = self.users.find_active(self.sessions.find_owner(token) or "")
+            owner = self.sessions.find_owner(token)
+            user = self.users.find_active(owner or "")
             if user is None:
                 raise InvalidRefreshToken
             grant = self.sessions.rotate(token, client)
         except InvalidRefreshToken:
-            self.audit.record(Event.REFRESH_REFUSED, client)
+            self.audit.record(Event.REFRESH_REFUSED, client, user_id=owner)
             raise
         return self._tokens(user, grant)
 
@@ -173,7 +177,8 @@ class Login:
     def sign_out(self, identity: Identity, client: ClientInfo, *, everywhere: bool) -> None:
         """End this session, or all of the user's, and with them remembered devices and pending tokens."""
         if not everywhere:
-            self.sessions.revoke(identity.user_id, identity.session_id, client)
+            with suppress(NotFound):  # another request was faster: it has ended all the same
+                self.sessions.revoke(identity.user_id, identity.session_id, client)
             return
         self.users.find(identity.user_id)
         self.sessions.revoke_all(identity.user_id)

@@ -9,14 +9,12 @@ import queue
 import threading
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from blinker import Signal
 from sqlalchemy import select
 from sqlalchemy.orm import Session, scoped_session
 
-from mfa_service.errors import Unavailable
 from mfa_service.models import User
 from mfa_service.services.audit import Audit, ClientInfo, Event, Recorded
 from mfa_service.services.unit_of_work import UnitOfWork, reading
@@ -57,24 +55,26 @@ class Notices:
         self._session = session
         self.unit = unit
         self.signal = Signal("a user should hear of this")
+        self._queue: queue.Queue[Recorded | None] = queue.Queue(_CAPACITY)
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
         audit.signal.connect(self._take, weak=False)
 
     def _take(self, _audit: Audit, record: Recorded) -> None:
         if not self.signal.receivers or not _is_noteworthy(record):
             return
+        self._ensure_thread()
         try:
             self._queue.put_nowait(record)
         except queue.Full:
             logging.getLogger("mfa_service").error("too many notices wait; one is dropped: %s", record.event)
 
-    @cached_property
-    def _queue(self) -> "queue.Queue[Recorded | None]":
-        # Made with its thread on first use, that is after gunicorn has forked.
-        waiting: queue.Queue[Recorded | None] = queue.Queue(_CAPACITY)
-        self._thread = threading.Thread(target=self._tell_all, args=(waiting,), name="notices", daemon=True)
-        self._thread.start()
-        return waiting
+    def _ensure_thread(self) -> None:
+        # Started on first use, that is after gunicorn has forked.
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tell_all, name="notices", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """Tell what waits, for a few seconds at most, and end the thread."""
@@ -82,14 +82,12 @@ class Notices:
             self._queue.put(None)
             self._thread.join(_CLOSING_SECONDS)
 
-    def _tell_all(self, waiting: "queue.Queue[Recorded | None]") -> None:
-        while (record := waiting.get()) is not None:
+    def _tell_all(self) -> None:
+        while (record := self._queue.get()) is not None:
             try:
                 self._tell(record)
-            except Unavailable:
-                logging.getLogger("mfa_service").error(
-                    "a notice is lost, the database is out of order: %s", record.event
-                )
+            except Exception:
+                logging.getLogger("mfa_service").exception("a notice is lost: %s", record.event)
 
     def _tell(self, record: Recorded) -> None:
         user = self._find_user(record.user_id)

@@ -76,6 +76,7 @@ class Sessions:
             id=new_id(),
             user_id=user_id,
             address=client.address,
+            network=client.network,
             user_agent=client.user_agent,
             amr=" ".join(amr),
             key_id=self._tokens.active_key_id,
@@ -90,8 +91,9 @@ class Sessions:
         return self._grant(session)
 
     def has_seen(self, user_id: str, client: ClientInfo) -> bool:
-        """Whether the user has signed in with this agent before."""
-        theirs = select(Session.id).where(Session.user_id == user_id, Session.user_agent == client.user_agent)
+        """Whether the user has signed in with this agent from this network before, as far as sessions are kept."""
+        same = (Session.user_agent == client.user_agent, Session.network == client.network)
+        theirs = select(Session.id).where(Session.user_id == user_id, *same)
         return self._session.scalar(theirs.limit(1)) is not None
 
     @reading
@@ -177,7 +179,9 @@ class Sessions:
     @unit_of_work
     def revoke(self, user_id: str, session_id: str, client: ClientInfo) -> None:
         """End one session. Raises NotFound if the user has no such live session."""
-        if not is_id(session_id) or not self._end(and_(Session.user_id == user_id, Session.id == session_id)):
+        if not is_id(session_id) or not self._end(
+            and_(Session.user_id == user_id, Session.id == session_id, self._is_live())
+        ):
             raise NotFound
         self._audit.record(Event.SESSION_ENDED, client, user_id=user_id, session=session_id)
 

@@ -94,7 +94,7 @@ def takes(body: type[Body], *, optional: bool = False) -> Callable[[Callable[...
     def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
         @functools.wraps(view)
         def parsed(*args: Any, **kwargs: Any) -> Response:
-            is_absent = optional and not request.content_length and not request.content_type
+            is_absent = optional and not _request_bytes()
             return view(_parsed(body, {} if is_absent else request_json()), *args, **kwargs)
 
         return declare(parsed, takes=body, is_optional=optional)
@@ -110,7 +110,9 @@ def gives(status: int, view_class: type[V]) -> Callable[[Callable[P, V]], Callab
         def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
             answer = view(*args, **kwargs)
             if status == 204:
-                return current_app.response_class(status=204)
+                response = current_app.response_class(status=204)
+                del response.headers["Content-Type"]
+                return response
             body = answer.model_dump_json(by_alias=True, exclude_none=True)
             return current_app.response_class(body + "\n", status, mimetype="application/json")
 
@@ -160,7 +162,7 @@ def _request_bytes() -> bytes:
     # One more than is allowed: a body without a length is cut at the limit, not refused.
     request.max_content_length = MAX_BYTES + 1
     try:
-        raw = request.get_data(cache=False)
+        raw = request.get_data()
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001 — each server has its own error for a body that is framed wrongly

@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("id", _ID, primary_key=True),
         sa.Column("user_id", _ID, _owner(), nullable=False, index=True),
         sa.Column("address", sa.String(64), nullable=False),
+        sa.Column("network", sa.String(64), nullable=False),
         sa.Column("user_agent", sa.String(256), nullable=False),
         sa.Column("amr", sa.String(64), nullable=False),
         sa.Column("key_id", sa.String(32), nullable=False),

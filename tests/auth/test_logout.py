@@ -9,8 +9,11 @@ from tests.conftest import Clock
 from tests.factories import Person, bearer, log_in, register
 from tests.services import Rows
 
+#: What many clients send where there is nothing to say.
+EMPTY = {"data": b"", "content_type": "application/json"}
 
-@pytest.mark.parametrize("request_of", [{}, {"json": {}}, {"json": {"everywhere": False}}], ids=repr)
+
+@pytest.mark.parametrize("request_of", [{}, {"json": {}}, {"json": {"everywhere": False}}, EMPTY], ids=repr)
 def test_this_session_ends_at_once_and_no_other(
     client: FlaskClient, ada: Person, clock: Clock, request_of: dict[str, Any]
 ) -> None:
@@ -18,6 +21,7 @@ def test_this_session_ends_at_once_and_no_other(
     answer = client.post("/auth/logout", headers=bearer(this["accessToken"]), **request_of)
     assert (answer.status_code, answer.data) == (204, b"")
     assert answer.headers["Cache-Control"] == "no-store"
+    assert "Content-Type" not in answer.headers
     profile = client.get("/api/profile", headers=bearer(this["accessToken"]))
     assert profile.json == {"error": "Invalid or expired token", "code": "invalid_token"}
     assert client.post("/auth/refresh", json={"refreshToken": this["refreshToken"]}).status_code == 401

@@ -66,6 +66,13 @@ def identity_of(services: Services, signed_in: SignedIn) -> Identity:
     return services.verifier.access(signed_in.access_token, now=services.clock())
 
 
+def acting(services: Services, user_id: str) -> Identity:
+    """Somebody who is signed in as this user, in a session of their own."""
+    amr = ("pwd", "otp", "mfa")
+    grant = services.unit.run(lambda: services.sessions.open(user_id, amr, CLIENT), writes=True)
+    return Identity(user_id, "", grant.session_id, int(services.clock()), amr)
+
+
 def is_live(services: Services, signed_in: SignedIn) -> bool:
     """Whether an access token's session and user are still there."""
     return services.sessions.find_account(identity_of(services, signed_in)) is not None

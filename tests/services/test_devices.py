@@ -14,6 +14,7 @@ from tests.services import (
     CLIENT,
     STRANGER,
     Rows,
+    acting,
     another,
     ensure_refused,
     events,
@@ -176,8 +177,8 @@ def reset_factors(services: Services, ada: Person, rows: Rows) -> None:
 
 def replace_authenticator(services: Services, ada: Person, rows: Rows) -> None:
     user_id = user_id_of(rows, "ada")
-    new = Person("ada", "", "", services.factors.replace(user_id, CLIENT).secret)
-    services.factors.confirm_replacement(user_id, new.code(services.clock()), CLIENT)
+    new = Person("ada", "", "", services.factors.replace(acting(services, user_id), CLIENT).secret)
+    services.factors.confirm_replacement(acting(services, user_id), new.code(services.clock()), CLIENT)
 
 
 def disable_and_enable(services: Services, ada: Person, rows: Rows) -> None:

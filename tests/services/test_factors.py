@@ -1,7 +1,10 @@
 """Second factors of somebody who has one: shown again, replaced, renewed, reset; and one place that counts."""
 
+from collections.abc import Callable
+
 import pytest
 
+from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import (
     FactorExists,
     InvalidCode,
@@ -19,6 +22,7 @@ from tests.factories import Person
 from tests.services import (
     CLIENT,
     Rows,
+    acting,
     another,
     at_once,
     ensure_refused,
@@ -308,7 +312,7 @@ def test_a_reset_of_nobody_does_nothing(services: Services, ada: Person, signed_
 
 
 def test_nobody_goes_without_a_factor(services: Services, ada: Person, signed_in: SignedIn, rows: Rows) -> None:
-    ensure_refused(MFARequired, lambda: services.factors.remove(user_id_of(rows, "ada")))
+    ensure_refused(MFARequired, lambda: services.factors.remove(acting(services, user_id_of(rows, "ada"))))
     assert services.factors.summary(user_id_of(rows, "ada")).policy == "required"
     assert sign_in(services, ada, steps=1)
 
@@ -316,21 +320,38 @@ def test_nobody_goes_without_a_factor(services: Services, ada: Person, signed_in
 def test_a_disabled_user_changes_no_factor(services: Services, ada: Person, signed_in: SignedIn, rows: Rows) -> None:
     new = replace(services, rows, ada)
     rows("UPDATE mfa_users SET disabled_at = created_at")
-    user_id = user_id_of(rows, "ada")
-    for act in (
-        lambda: services.factors.replace(user_id, CLIENT),
-        lambda: services.factors.confirm_replacement(user_id, new.code(services.clock()), CLIENT),
-        lambda: services.factors.renew_recovery_codes(user_id, CLIENT),
-        lambda: services.factors.remove(user_id),
-    ):
+    identity = acting(services, user_id_of(rows, "ada"))
+    for act in changes_of(services, identity, new):
         ensure_refused(InvalidToken, act)
+
+
+def test_a_session_that_ended_since_the_guard_looked_changes_no_factor(
+    services: Services, ada: Person, signed_in: SignedIn, rows: Rows
+) -> None:
+    new = replace(services, rows, ada)
+    identity = acting(services, user_id_of(rows, "ada"))
+    before = rows("SELECT digest FROM mfa_recovery_codes ORDER BY digest")
+    services.login.sign_out(identity, CLIENT, everywhere=True)
+    for act in changes_of(services, identity, new):
+        ensure_refused(InvalidToken, act)
+    assert rows("SELECT digest FROM mfa_recovery_codes ORDER BY digest") == before
+    assert sign_in(services, ada, steps=1)
+
+
+def changes_of(services: Services, identity: Identity, new: Person) -> list[Callable[[], object]]:
+    return [
+        lambda: services.factors.replace(identity, CLIENT),
+        lambda: services.factors.confirm_replacement(identity, new.code(services.clock()), CLIENT),
+        lambda: services.factors.renew_recovery_codes(identity, CLIENT),
+        lambda: services.factors.remove(identity),
+    ]
 
 
 def test_the_log_keeps_every_factor_that_was_ever_bound(
     services: Services, ada: Person, signed_in: SignedIn, rows: Rows
 ) -> None:
     confirm(services, rows, replace(services, rows, ada))
-    services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+    services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
     assert [name for name in events(rows) if name.startswith(("factor.", "recovery_codes."))] == [
         "factor.confirmed",
@@ -361,10 +382,10 @@ def step_up(services: Services, signed_in: SignedIn, code: str) -> SignedIn:
 
 def replace(services: Services, rows: Rows, person: Person) -> Person:
     """Begin to replace the authenticator; returns the same person with the new phone."""
-    secret = services.factors.replace(user_id_of(rows, person.username), CLIENT).secret
+    secret = services.factors.replace(acting(services, user_id_of(rows, person.username)), CLIENT).secret
     return Person(person.username, person.password, person.email, secret)
 
 
 def confirm(services: Services, rows: Rows, person: Person, steps: int = 0) -> None:
     code = person.code(services.clock(), steps)
-    services.factors.confirm_replacement(user_id_of(rows, person.username), code, CLIENT)
+    services.factors.confirm_replacement(acting(services, user_id_of(rows, person.username)), code, CLIENT)

@@ -16,6 +16,7 @@ from tests.factories import Person
 from tests.services import (
     CLIENT,
     Rows,
+    acting,
     another,
     ensure_refused,
     events,
@@ -109,7 +110,7 @@ def test_devices_go_a_day_after_their_time(services: Services, ada: Person, rows
 def test_a_replacement_that_nobody_confirmed_is_wiped_and_the_authenticator_stays(
     services: Services, ada: Person, rows: Rows, clock: Clock
 ) -> None:
-    services.factors.replace(user_id_of(rows, "ada"), CLIENT)
+    services.factors.replace(acting(services, user_id_of(rows, "ada")), CLIENT)
     clock.advance(599)
     assert services.housekeeping.prune()["unconfirmed authenticators"] == 0
     clock.advance(1)

@@ -315,6 +315,30 @@ def test_a_remembered_device_passes_the_account_wide_delay_and_not_that_of_its_n
     ensure_refused(InvalidCredentials, lambda: services.login.begin("ada", ada.password, CLIENT, device))
 
 
+def test_wrong_passwords_from_a_remembered_device_lengthen_no_delay_that_runs(
+    services: Services, rows: Rows, clock: Clock, ada: Person
+) -> None:
+    device = trust_device(services, ada)
+    guess_password(services, STRANGER)
+    rows("UPDATE mfa_locks SET failures = 103 WHERE subject = 'password'")
+    guess_password(services, STRANGER)
+    clock.advance(1)
+    before = locks(rows)["password"]
+    ensure_refused(InvalidCredentials, lambda: services.login.begin("ada", "wrong-password", CLIENT, device))
+    assert locks(rows)["password"] == before
+
+
+def test_nobody_far_away_keeps_a_signed_in_user_from_changing_the_password(
+    services: Services, rows: Rows, ada: Person, signed_in: SignedIn
+) -> None:
+    guess_password(services, STRANGER)
+    rows("UPDATE mfa_locks SET failures = 109 WHERE subject = 'password'")
+    guess_password(services, STRANGER)
+    who = identity_of(services, signed_in)
+    services.accounts.change_password(who.user_id, who.session_id, ada.password, "difference-engine-1822", CLIENT)
+    assert isinstance(services.login.begin("ada", "difference-engine-1822", CLIENT), MFAPending)
+
+
 def test_the_device_of_another_user_passes_no_lock(services: Services, rows: Rows, ada: Person) -> None:
     device = trust_device(services, register(services, "bob"))
     guess_password(services, STRANGER)
@@ -518,13 +542,13 @@ def test_a_secret_or_a_hash_that_does_not_open_counts_nothing(
     services: Services, rows: Rows, signed_in: SignedIn, ada: Person
 ) -> None:
     identity, token = identity_of(services, signed_in), log_in(services, ada)
-    services.factors.replace(identity.user_id, CLIENT)
+    services.factors.replace(identity, CLIENT)
     rows("UPDATE mfa_secrets SET sealed_secret = :broken", broken=b"broken")
     rows("UPDATE mfa_users SET sealed_password = :broken", broken=b"broken")
     for _ in range(6):
         ensure_refused(SealBroken, lambda: verify(services, token, ada, steps=1))
         ensure_refused(SealBroken, lambda: services.login.step_up(identity, totp("000000"), CLIENT))
-        ensure_refused(SealBroken, lambda: services.factors.confirm_replacement(identity.user_id, "000000", CLIENT))
+        ensure_refused(SealBroken, lambda: services.factors.confirm_replacement(identity, "000000", CLIENT))
         ensure_refused(SealBroken, lambda: log_in(services, ada))
     assert locks(rows) == {}
 

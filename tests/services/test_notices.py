@@ -17,6 +17,7 @@ from tests.factories import PASSWORD, Person
 from tests.services import (
     CLIENT,
     Rows,
+    acting,
     ensure_refused,
     identity_of,
     log_in,
@@ -76,9 +77,9 @@ def test_a_factor_that_was_replaced_or_removed_is_news_and_one_that_waits_is_not
     services: Services, ada: Person, rows: Rows, heard: list[Notice]
 ) -> None:
     user_id = user_id_of(rows, "ada")
-    new = Person("ada", "", "", services.factors.replace(user_id, CLIENT).secret)
-    services.factors.confirm_replacement(user_id, new.code(services.clock()), CLIENT)
-    services.factors.renew_recovery_codes(user_id, CLIENT)
+    new = Person("ada", "", "", services.factors.replace(acting(services, user_id), CLIENT).secret)
+    services.factors.confirm_replacement(acting(services, user_id), new.code(services.clock()), CLIENT)
+    services.factors.renew_recovery_codes(acting(services, user_id), CLIENT)
     services.factors.reset(user_id, CLIENT, reason="phone lost")
     assert told(services, heard) == ["factor.replaced", "recovery_codes.issued", "factor.removed"]
 
@@ -135,7 +136,7 @@ def test_wrong_passwords_refreshes_and_step_ups_are_none(
 def test_a_notice_says_to_whom_when_and_from_where(
     services: Services, ada: Person, rows: Rows, clock: Clock, heard: list[Notice]
 ) -> None:
-    services.factors.renew_recovery_codes(user_id_of(rows, "ada"), ELSEWHERE)
+    services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), ELSEWHERE)
     told(services, heard)
     [notice] = heard
     assert (notice.event, notice.username, notice.email) == (Event.RECOVERY_CODES_ISSUED, "ada", ada.email)
@@ -147,10 +148,12 @@ def test_no_notice_holds_a_secret(services: Services, ada: Person, rows: Rows, h
     signed_in = services.login.begin("ada", ada.password, ELSEWHERE, device)
     assert isinstance(signed_in, SignedIn)
     user_id = user_id_of(rows, "ada")
-    codes = services.factors.renew_recovery_codes(user_id, CLIENT)
+    codes = services.factors.renew_recovery_codes(acting(services, user_id), CLIENT)
     services.login.complete(log_in(services, ada), recovery(codes[0]), CLIENT)
-    new = services.factors.replace(user_id, CLIENT).secret
-    services.factors.confirm_replacement(user_id, Person("", "", "", new).code(services.clock()), CLIENT)
+    new = services.factors.replace(acting(services, user_id), CLIENT).secret
+    services.factors.confirm_replacement(
+        acting(services, user_id), Person("", "", "", new).code(services.clock()), CLIENT
+    )
     kept = services.login.complete(log_in(services, ada), recovery(codes[1]), CLIENT)
     session_id = identity_of(services, kept).session_id
     services.accounts.change_password(user_id, session_id, PASSWORD, "engine-no-2-1822", CLIENT)
@@ -170,7 +173,7 @@ def test_when_a_notice_arrives_what_it_tells_of_is_on_disk(services: Services, a
         found.append(len(rows("SELECT id FROM mfa_events WHERE event = :name", name=notice.event.value)))
 
     services.notices.signal.connect(look, weak=False)
-    services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+    services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     told(services, [])
     assert found == [2]
 
@@ -195,7 +198,7 @@ def test_a_slow_listener_delays_nothing(services: Services, ada: Person, rows: R
     services.notices.signal.connect(dawdle, weak=False)
     began = time.monotonic()
     for _ in range(3):
-        services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+        services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     sign_in(services, ada, steps=1)
     assert time.monotonic() - began < 10
     assert arrived.wait(10)
@@ -216,7 +219,7 @@ def test_a_failing_listener_fails_nothing_and_keeps_nobody_from_hearing(
     for _ in range(3):
         services.notices.signal.connect(lambda _sender, notice: heard.append(notice), weak=False)
     for _ in range(2):
-        services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+        services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     told(services, heard)
     assert len(heard) == 6
     assert "a listener of notices failed" in caplog.text
@@ -245,7 +248,7 @@ def test_closing_a_service_tells_what_still_waits(services: Services, ada: Perso
 
     services.notices.signal.connect(take_a_while, weak=False)
     for _ in range(3):
-        services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+        services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     services.notices.close()
     when_closed = len(heard)
     told(services, heard)

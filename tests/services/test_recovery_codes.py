@@ -12,6 +12,7 @@ from tests.factories import Person
 from tests.services import (
     CLIENT,
     Rows,
+    acting,
     at_once,
     ensure_refused,
     events,
@@ -202,7 +203,7 @@ def test_renewing_gives_ten_others_and_the_old_ones_are_dead(
     services: Services, ada: Person, codes: tuple[str, ...], rows: Rows
 ) -> None:
     redeem(services, ada, codes[0])
-    renewed = services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+    renewed = services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     assert len(set(renewed) - set(codes)) == 10
     for code in codes[:4]:
         ensure_refused(InvalidRecoveryCode, lambda code=code: redeem(services, ada, code))
@@ -213,7 +214,7 @@ def test_renewing_ten_times_at_once_leaves_one_whole_set(
     services: Services, ada: Person, codes: tuple[str, ...], rows: Rows
 ) -> None:
     user_id = user_id_of(rows, "ada")
-    sets = at_once(10, lambda _: services.factors.renew_recovery_codes(user_id, CLIENT))
+    sets = at_once(10, lambda _: services.factors.renew_recovery_codes(acting(services, user_id), CLIENT))
     assert all(isinstance(each, tuple) for each in sets), sets
     stored = {row["digest"] for row in rows("SELECT digest FROM mfa_recovery_codes")}
     digests = [{hashlib.sha256(c.replace("-", "").encode()).hexdigest() for c in each} for each in sets]  # type: ignore[attr-defined]
@@ -226,7 +227,7 @@ def test_renewing_opens_codes_that_were_disabled_by_guessing(
     ensure_refused(InvalidRecoveryCode, lambda: redeem(services, ada, "wrong"))
     rows("UPDATE mfa_locks SET failures = 99")
     ensure_refused(InvalidRecoveryCode, lambda: redeem(services, ada, "wrong"))
-    renewed = services.factors.renew_recovery_codes(user_id_of(rows, "ada"), CLIENT)
+    renewed = services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
     assert redeem(services, ada, renewed[0])
 
 

@@ -21,6 +21,7 @@ from tests.services import (
     CLIENT,
     Rows,
     another,
+    at_once,
     ensure_refused,
     events,
     identity_of,
@@ -229,6 +230,21 @@ def test_a_session_that_begins_or_ends_meanwhile_moves_no_other_off_the_pages(
     assert len({session.id for session in [*first, *second]}) == 61
 
 
+def test_a_page_goes_on_although_the_row_it_ended_with_is_gone(services: Services, identity: Identity) -> None:
+    for _ in range(60):
+        services.unit.run(lambda: services.sessions.open(identity.user_id, ("pwd",), CLIENT), writes=True)
+    first, cursor = services.sessions.list(identity.user_id, None)
+    services.sessions.revoke(identity.user_id, first[-1].id, CLIENT)
+    second, _ = services.sessions.list(identity.user_id, cursor)
+    assert len(second) == 11
+    assert not {row.id for row in first} & {row.id for row in second}
+
+
+def test_logging_out_twice_at_once_is_no_mistake(services: Services, identity: Identity) -> None:
+    at_once(8, lambda _: services.login.sign_out(identity, CLIENT, everywhere=False))
+    assert services.sessions.find_account(identity) is None
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "x" * 22, "x" * 5000, "' OR 1=1 --", "\0"], ids=lambda c: ascii(c)[:12])
 def test_a_cursor_that_was_never_given_leads_nowhere(services: Services, identity: Identity, cursor: str) -> None:
     assert services.sessions.list(identity.user_id, cursor) == ([], None)
@@ -322,9 +338,7 @@ def statements_of(services: Services) -> Iterator[list[str]]:
 
 def multiply(rows: Rows, count: int) -> None:
     """Beside the one session that there is, so many more, older by seconds, two of each age."""
-    columns = (
-        "user_id, address, user_agent, amr, key_id, generation, authenticated_at, refreshed_at, seen_at, expires_at"
-    )
+    columns = "user_id, address, network, user_agent, amr, key_id, generation, authenticated_at, refreshed_at, seen_at, expires_at"
     [one] = rows("SELECT id, created_at FROM mfa_sessions")
     started, zone = one["created_at"], "+00:00"
     if isinstance(started, str):

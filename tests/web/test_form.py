@@ -172,6 +172,8 @@ def test_the_body_must_be_an_object(routes: "list[Route]", value: str) -> None:
 )
 def test_what_is_not_json_in_utf_8_is_400(routes: "list[Route]", body: bytes) -> None:
     for route in routes:
+        if not body and route.path == "/auth/logout":
+            continue  # takes no body for an empty one, whatever header comes with it
         answer = route.post(data=body, headers=JSON)
         assert_refused(answer, 400, "invalid_request")
         assert answer.json["fields"] == {"body": "is not JSON in UTF-8"}
