@@ -167,8 +167,8 @@ def test_with_zero_no_device_is_remembered_and_none_counts_any_more(
 
 
 def change_password(services: Services, ada: Person, rows: Rows) -> None:
-    session_id = rows("SELECT id FROM mfa_sessions")[0]["id"]
-    services.accounts.change_password(user_id_of(rows, "ada"), session_id, PASSWORD, "another-engine-1843", CLIENT)
+    who = acting(services, user_id_of(rows, "ada"))
+    services.accounts.change_password(who.user_id, who.session_id, PASSWORD, "another-engine-1843", CLIENT)
 
 
 def reset_factors(services: Services, ada: Person, rows: Rows) -> None:
