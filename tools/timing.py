@@ -65,7 +65,7 @@ class Comparison:
 
 
 class Service:
-    """The running service, over one connection that stays open."""
+    """The running service; each request has a connection of its own, made before the clock starts."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -77,8 +77,10 @@ class Service:
     def post(self, path: str, body: dict[str, str]) -> tuple[int, bytes, float]:
         """Status, body and milliseconds of an answer. Raises Stop for a 429, and where nothing answers."""
         data = json.dumps(body).encode()
-        started = time.perf_counter()
         try:
+            self._connection.close()
+            self._connection.connect()
+            started = time.perf_counter()
             self._connection.request("POST", self._prefix + path, data, {"Content-Type": "application/json"})
             response = self._connection.getresponse()
             raw = response.read()
