@@ -51,6 +51,13 @@ def test_upgrade_says_in_a_line_that_the_database_is_not_there(flask: Run) -> No
     assert len(answer.stderr.splitlines()) == 1
 
 
+def test_prune_says_in_a_line_that_there_is_nothing_to_prune_in(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    answer = flask("prune", code=1)
+    assert answer.stderr.splitlines()[-1].startswith("error: the database is out of order, or not migrated")
+    assert stat.S_IMODE((instance_folder / "mfa.db").stat().st_mode) == 0o600
+
+
 def test_a_doctor_is_content_with_what_init_and_upgrade_made(flask: Run) -> None:
     flask("init")
     flask("upgrade")
