@@ -125,6 +125,22 @@ class Settings:
     signing_keys: Path | None = setting(
         None, why="The folder of the ES256 keys that sign tokens. Empty: `signing-keys` in the instance folder."
     )
+    key_reread_seconds: int = setting(
+        30,
+        check=between(1, 60),
+        why="How often key files are looked at. A new key is used after twice this, when every replica has read it.",
+    )
+    seal_keys: Path | None = setting(
+        None, why="The folder of the Ed25519 keys that seal the audit log. Empty: `seal-keys` in the instance folder."
+    )
+    seal_seconds: int = setting(
+        300, check=between(0, 86400), why="How often the audit log is sealed by a running service. 0: only by command."
+    )
+    seals_output: str = setting(
+        "-",
+        why="Where seals are written besides, as JSON lines, for shipping off the machine: a file; `-` is standard "
+        "output; `none` is nowhere.",
+    )
     jwt_secret: str | None = setting(
         None,
         env="JWT_SECRET",
@@ -165,6 +181,9 @@ class Settings:
     )
     registration_rate_limit: str = setting(
         "300 per hour", check=_rate, why="Registrations taken from all clients together: each costs a hash and rows."
+    )
+    admin_rate_limit: str = setting(
+        "300 per minute", check=_rate, why="How often one client may call one route that administrates."
     )
     registration_open: bool = setting(
         True, why="Whether people register themselves. False: 403, and the route leaves the OpenAPI document."
@@ -255,6 +274,11 @@ class Settings:
     def signing_folder(self) -> Path:
         """Where the ES256 keys are read from unless `jwt_secret` is set."""
         return self.signing_keys or self.folder / "signing-keys"
+
+    @property
+    def seal_folder(self) -> Path:
+        """Where the keys that seal the audit log are read from."""
+        return self.seal_keys or self.folder / "seal-keys"
 
     @property
     def database(self) -> str:

@@ -37,7 +37,7 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
     findings = [*_names(environment)]
     try:
         settings = Settings.load(environment)
-        load_keys(settings)
+        load_keys(settings, time.time)
     except ConfigurationError as error:
         return findings + [Finding("error", "settings", problem) for problem in error.problems]
     findings.append(Finding("ok", "settings", "complete and consistent; keys are present and strong"))

@@ -182,6 +182,18 @@ class MFARequired(MFAError):
     status, code, message = 403, "mfa_required", "A second factor is required"
 
 
+class RoleRequired(MFAError):
+    """The route is for users with a role that this one has not."""
+
+    status, code, message = 403, "role_required", "Role required"
+
+
+class LastAdministrator(MFAError):
+    """Nobody would be left to administrate."""
+
+    status, code, message = 409, "last_administrator", "The last administrator has to stay"
+
+
 class RegistrationClosed(MFAError):
     """Self-registration is switched off (`MFA_REGISTRATION_OPEN`)."""
 

@@ -30,8 +30,8 @@ class MFA:
         self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
         self.limits = Limits(app, settings)
         app.extensions[EXTENSION] = self
-        sessions = self.services.sessions
-        Guard(self.services.verifier, find_account=sessions.find_account, clock=clock).init_app(app)
+        find_account, has_role = self.services.login.find_account, self.services.administration.has_role
+        Guard(self.services.verifier, find_account=find_account, has_role=has_role, clock=clock).init_app(app)
         log_events(self.services.audit)
         app.before_request(self._ensure_keyring)
         app.register_blueprint(meta.blueprint)
@@ -50,6 +50,7 @@ class MFA:
 
     def _ensure_keyring(self) -> None:
         """Nothing is sealed or opened before it is known that the keyring is the database's own."""
+        self.services.sealer.ensure_running()
         if request.blueprint == meta.blueprint.name:
             return
         try:

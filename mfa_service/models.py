@@ -43,6 +43,11 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
 
 
+def _bytewise(length: int) -> String:
+    """Text compared by its bytes on every database, so that an index finds what begins with a prefix."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 class Base(DeclarativeBase):
     """Root of our tables, on a registry and a metadata of its own: nothing of a host's is mixed in."""
 
@@ -64,14 +69,78 @@ class User(Base):
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
     username: Mapped[str] = mapped_column(String(64))
-    username_key: Mapped[str] = mapped_column(String(64), unique=True)
+    username_key: Mapped[str] = mapped_column(_bytewise(64), unique=True)
     email: Mapped[str] = mapped_column(String(254))
+    # What addresses are searched by: `email` casefolded.
+    email_key: Mapped[str] = mapped_column(_bytewise(254), index=True)
     sealed_password: Mapped[bytes] = mapped_column(LargeBinary)
     password_set_at: Mapped[datetime]
     created_at: Mapped[datetime]
+    # Registered, signed in or refreshed: written where the row is held anyway.
+    seen_at: Mapped[datetime] = mapped_column(index=True)
     disabled_at: Mapped[datetime | None]
-    # Set by the first confirmed factor and kept for ever: from then on a password alone never enrols another.
+    # Set by the first confirmed factor and kept, unless its owner goes without: a password alone never enrols another.
     had_factor_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_mfa_users_created_at", "created_at", "id"),)
+
+
+class UserRole(Base):
+    """A role of a user. `admin` is ours, others are the operator's."""
+
+    __tablename__ = "mfa_user_roles"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+    __table_args__ = (Index("ix_mfa_user_roles_role", "role", "user_id"),)
+
+
+class PolicyMode(Base):
+    """The one row that says whether everybody must have a second factor; no row means yes, at once."""
+
+    __tablename__ = "mfa_policies"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    mode: Mapped[str] = mapped_column(String(8))
+    deadline_at: Mapped[datetime | None]
+    grace_days: Mapped[int | None]
+    # Since when this rule stands; moving its deadline does not change it.
+    created_at: Mapped[datetime]
+
+
+class Rule(Base):
+    """A role (`role:…`) or a user (`user:…`) that must have a second factor, from a day on or so long after a login."""
+
+    __tablename__ = "mfa_rules"
+
+    subject: Mapped[str] = mapped_column(String(40), primary_key=True)
+    # So that the rule about a user goes with the user.
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), unique=True)
+    deadline_at: Mapped[datetime | None]
+    grace_days: Mapped[int | None]
+    created_at: Mapped[datetime]
+
+
+class GracePeriod(Base):
+    """When a user first logged in under a rule that counts days; later logins find the row and change nothing."""
+
+    __tablename__ = "mfa_grace_periods"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(40), primary_key=True)
+    started_at: Mapped[datetime]
+
+
+class Ticket(Base):
+    """After a reset by an administrator: what its user needs, beside the password, to enrol once."""
+
+    __tablename__ = "mfa_tickets"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class TOTPSecret(Base):
@@ -173,8 +242,9 @@ class Session(Base):
     address: Mapped[str] = mapped_column(String(64))
     network: Mapped[str] = mapped_column(String(64))
     user_agent: Mapped[str] = mapped_column(String(256))
+    step: Mapped[str] = mapped_column(String(16))
     amr: Mapped[str] = mapped_column(String(64))
-    key_id: Mapped[str] = mapped_column(String(32))
+    key_id: Mapped[str] = mapped_column(String(32), index=True)
     generation: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime]
     authenticated_at: Mapped[datetime]
@@ -192,14 +262,43 @@ class AuditEvent(Base):
 
     # SQLite counts only INTEGER keys by itself.
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(index=True)
+    at: Mapped[datetime]
     event: Mapped[str] = mapped_column(String(64))
-    # No foreign key: the record outlives the account.
-    user_id: Mapped[str | None] = mapped_column(String(ID_LENGTH), index=True)
+    # No foreign keys: the record outlives the account.
+    user_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    # Who did it to them: an administrator's id, or `cli:` and the name in the terminal.
+    actor: Mapped[str | None] = mapped_column(String(64))
     address: Mapped[str] = mapped_column(String(64))
     user_agent: Mapped[str] = mapped_column(String(256))
     request_id: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_mfa_events_at", "at", "id"),
+        Index("ix_mfa_events_event", "event", "at", "id"),
+        Index("ix_mfa_events_user_id", "user_id", "at", "id"),
+        Index("ix_mfa_events_actor", "actor", "at", "id"),
+        # An id is never used again, not even that of a row which was removed from the end.
+        {"sqlite_autoincrement": True},
+    )
+
+
+class SealRecord(Base):
+    """A signed link of the chain over the audit log (`crypto/chain.py`). Never changed, never removed."""
+
+    __tablename__ = "mfa_seals"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(8))
+    first_id: Mapped[int] = mapped_column(BigInteger)
+    last_id: Mapped[int] = mapped_column(BigInteger)
+    count: Mapped[int] = mapped_column(BigInteger)
+    events_digest: Mapped[str] = mapped_column(String(64))
+    # One successor each: of two replicas that seal at the same time, one stops.
+    previous: Mapped[str] = mapped_column(String(64), unique=True)
+    sealed_at: Mapped[datetime]
+    key_id: Mapped[str] = mapped_column(String(43))
+    signature: Mapped[str] = mapped_column(String(86))
 
 
 class Canary(Base):

@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 
 from mfa_service.app import create_app
 from mfa_service.config import Settings
+from mfa_service.crypto.chain import new_seal_key_pem
 from mfa_service.crypto.keyring import new_keyring_text
 from mfa_service.crypto.signing import new_key_pem
 from mfa_service.models import Base
@@ -83,6 +84,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "keyring.json").write_text(new_keyring_text())
     (folder / "signing-keys").mkdir()
     (folder / "signing-keys" / "one.pem").write_bytes(new_key_pem())
+    (folder / "seal-keys").mkdir()
+    (folder / "seal-keys" / "one.pem").write_bytes(new_seal_key_pem())
     return folder
 
 
@@ -132,6 +135,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     engine = create_engine(url)
     with engine.begin() as connection:
         tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # past the triggers of the log
         connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     engine.dispose()
     return url
@@ -147,6 +151,8 @@ def config(database: str, instance: Path) -> dict[str, Any]:
         "MFA_BCRYPT_COST": 4,
         "MFA_AUTH_RATE_LIMIT": "100000 per minute",
         "MFA_REGISTRATION_RATE_LIMIT": "100000 per minute",
+        "MFA_SEAL_SECONDS": 0,
+        "MFA_SEALS_OUTPUT": "none",
     }
 
 

@@ -38,6 +38,7 @@ from mfa_service.errors import (
 )
 from mfa_service.models import Lock, TOTPSecret, User
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, Remember, SignedIn
@@ -524,15 +525,15 @@ class AccountLife(RuleBasedStateMachine):
 
     def enable(self, *, is_on: bool) -> None:
         if is_on:
-            self.services.accounts.enable(self.life.user_id, HOME)
+            self.services.administration.enable(By(HOME), self.life.user_id)
         else:
-            self.services.accounts.disable(self.life.user_id, HOME, reason="test")
+            self.services.administration.disable(By(HOME, reason="test"), self.life.user_id)
             self.life.end_trust()
         self.life.is_disabled = not is_on
 
     def reset_factors(self) -> None:
         life = self.life
-        self.services.factors.reset(life.user_id, HOME, reason="test")
+        self.services.administration.reset_factors(By(HOME, reason="test"), life.user_id)
         life.confirmed = life.unconfirmed = None
         life.kill_codes()
         life.passed("totp", "recovery_codes")
@@ -551,7 +552,7 @@ class AccountLife(RuleBasedStateMachine):
     @rule()
     def delete_and_register_the_name_anew(self) -> None:
         life = self.life
-        self.services.accounts.delete(life.user_id, HOME, reason="test")
+        self.services.administration.delete(By(HOME, reason="test"), life.user_id)
         life.end_trust()
         life.counters.clear()
         life.is_disabled = life.had_factor = False

@@ -74,11 +74,11 @@ def test_transactions_end_in_one_place() -> None:
 
 
 def test_time_comes_from_the_clock() -> None:
-    allowed = {"app.py", "extension.py", "guard.py", "limits.py", "cli.py", "doctor.py"}
+    allowed = {"app.py", "extension.py", "guard.py", "limits.py", "doctor.py"}
     for path in FILES:
         readings = [f"{ast.unparse(node.func)}" for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
         is_reading = {"time.time", "datetime.now", "datetime.utcnow"} & set(readings)
-        assert not is_reading or path.name in allowed, path
+        assert not is_reading or path.name in allowed or _layer(path) == "cli", path
 
 
 def test_the_guard_needs_no_database() -> None:
@@ -97,7 +97,7 @@ def test_functions_are_short_and_typed() -> None:
 
 
 def test_the_whole_fits_in_one_head() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 6000
+    assert sum(_lines_of_code(path) for path in FILES) <= 6000
 
 
 def test_names_say_what_things_are() -> None:
@@ -112,6 +112,19 @@ def test_names_say_what_things_are() -> None:
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lines_of_code(path: Path) -> int:
+    """Lines that say what is done: neither blank, nor comment, nor docstring, nor import."""
+    tree, said = _tree(path), path.read_text().splitlines()
+    silent = set()
+    for node in ast.walk(tree):
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+            silent |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return sum(bool(line.split("#")[0].strip()) for number, line in enumerate(said, 1) if number not in silent)
 
 
 def _layer(path: Path) -> str:

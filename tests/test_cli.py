@@ -17,7 +17,7 @@ STRONG = "Zk3v9Qp1Lr7Xw5Tb8Nc2Hs6Jd4Gf0MyAeUi"
 def test_init_makes_keys_that_only_their_owner_can_read(flask: Run, instance_folder: Path) -> None:
     flask("init")
     made = [path for path in instance_folder.rglob("*") if path.is_file()]
-    assert len(made) == 2
+    assert len(made) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
     assert stat.S_IMODE(instance_folder.stat().st_mode) == 0o700
 
@@ -41,7 +41,7 @@ def test_init_makes_no_signing_key_beside_a_shared_secret(flask: Run, instance_f
 
 def test_upgrade_needs_no_keys_and_keeps_the_database_private(flask: Run, instance_folder: Path) -> None:
     instance_folder.mkdir()
-    assert "revision 0001" in flask("upgrade").stdout
+    assert "revision 0002" in flask("upgrade").stdout
     assert stat.S_IMODE((instance_folder / "mfa.db").stat().st_mode) == 0o600
 
 
@@ -62,7 +62,7 @@ def test_a_doctor_is_content_with_what_init_and_upgrade_made(flask: Run) -> None
     flask("init")
     flask("upgrade")
     report = flask("doctor").stdout
-    assert "database: sqlite at revision 0001" in report
+    assert "database: sqlite at revision 0002" in report
     assert "error" not in report
 
 

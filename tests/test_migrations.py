@@ -139,6 +139,8 @@ def _add_user(engine: Engine) -> None:
                 username="ada",
                 username_key="ada",
                 email="",
+                email_key="",
+                seen_at=now,
                 sealed_password=b"",
                 password_set_at=now,
                 created_at=now,

@@ -23,6 +23,7 @@ from mfa_service.config import Settings
 from mfa_service.crypto.recovery import digest
 from mfa_service.models import Base, User
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.factors import Proof
 from mfa_service.services.lockout import FIRST_DELAY
@@ -275,9 +276,8 @@ def test_a_reset_of_the_factors_beside_a_sign_in_leaves_no_token_alive(
     for number in range(ROUNDS):
         person, signed_in = _signed_in(inside, f"reset{number}")
         tokens, code = _pending(inside, person, 6), totp(person.secret, _step() + 1)
-        reset = threading.Thread(
-            target=inside.factors.reset, args=(person.user_id, CLIENT), kwargs={"reason": "the phone is gone"}
-        )
+        by = By(CLIENT, reason="the phone is gone")
+        reset = threading.Thread(target=inside.administration.reset_factors, args=(by, person.user_id))
         calls = [Call("/auth/verify-mfa", _proof(token, code)) for token in tokens]
         reset.start()
         answers = together(server, [*calls, Call("/auth/refresh", _refresh(signed_in.refresh_token))])
@@ -432,8 +432,8 @@ def _ending(ending: str, changer: SignedIn) -> list[Call]:
 @contextmanager
 def _disabling(inside: Services, person: Account) -> Iterator[None]:
     """An administrator disables the account meanwhile."""
-    args, why = (person.user_id, CLIENT), {"reason": "left the company"}
-    thread = threading.Thread(target=inside.accounts.disable, args=args, kwargs=why)
+    by = By(CLIENT, reason="left the company")
+    thread = threading.Thread(target=inside.administration.disable, args=(by, person.user_id))
     thread.start()
     yield
     thread.join()

@@ -5,6 +5,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from mfa_service.web.contract import contract_of
 from tests.conftest import Clock
@@ -168,7 +169,7 @@ def tokens(client: FlaskClient, ada: Person, clock: Clock) -> dict[str, str]:
     assert client.post("/auth/logout", headers=bearer(ended["accessToken"])).status_code == 204
     services = client.application.extensions["mfa_service"].services
     claims = services.verifier.access(bobs["accessToken"], now=clock())
-    services.accounts.disable(claims.user_id, ClientInfo(), reason="left the company")
+    services.administration.disable(By(ClientInfo(), reason="left the company"), claims.user_id)
     credentials = {"username": ada.username, "password": ada.password, "deviceToken": first["deviceToken"]}
     return {
         NOTHING: "",

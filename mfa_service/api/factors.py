@@ -1,12 +1,13 @@
 """The signed-in user's second factors. Changing them needs one within the last five minutes."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mfa_service import errors
 from mfa_service.api.blueprint import blueprint
-from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_mfa
+from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_login, require_mfa
 from mfa_service.web import services
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import Body, Empty, View, gives, limited, refuses, takes
@@ -23,7 +24,10 @@ class FactorsView(View):
 
     methods: list[str]
     recovery_codes_left: int
+    roles: list[str]
     policy: Literal["required", "optional"]
+    mfa_required: Annotated[bool, Field(description="A rule is about you, whether its deadline has come or not.")]
+    mfa_deadline: Annotated[datetime | None, Field(description="From when policy wants a second factor of you.")]
 
 
 class NewTOTPView(View):
@@ -41,14 +45,19 @@ class RecoveryCodesView(View):
 
 
 @blueprint.get("/mfa")
-@require_mfa
+@require_login
 @gives(200, FactorsView)
 @refuses(*REFUSALS)
 def show_factors() -> FactorsView:
     """Which second factors you have, and how many recovery codes are left."""
     summary = services().factors.summary(current_identity.user_id)
     return FactorsView(
-        methods=list(summary.methods), recovery_codes_left=summary.recovery_codes_left, policy=summary.policy
+        methods=list(summary.methods),
+        recovery_codes_left=summary.recovery_codes_left,
+        roles=list(summary.roles),
+        policy=summary.policy,
+        mfa_required=summary.is_required,
+        mfa_deadline=summary.deadline,
     )
 
 
@@ -58,8 +67,8 @@ def show_factors() -> FactorsView:
 @gives(204, Empty)
 @refuses(*REFUSALS, errors.StepUpRequired, errors.MFARequired)
 def remove_factors() -> Empty:
-    """Go without a second factor, where policy lets."""
-    services().factors.remove(current_identity)
+    """Go without a second factor, where policy lets. All sessions end, this one too."""
+    services().factors.remove(current_identity, client_info())
     return Empty()
 
 

@@ -4,10 +4,10 @@ from datetime import datetime
 
 from mfa_service import errors
 from mfa_service.api.blueprint import blueprint
-from mfa_service.guard import REFUSALS, current_identity, require_mfa
+from mfa_service.guard import REFUSALS, current_identity, require_login, require_mfa
 from mfa_service.web import services
 from mfa_service.web.client import client_info
-from mfa_service.web.contract import Empty, View, gives, limited, paged, refuses
+from mfa_service.web.contract import Empty, Paged, View, asks, gives, limited, refuses
 
 
 class SessionView(View):
@@ -50,13 +50,13 @@ class DevicesView(View):
 
 
 @blueprint.get("/sessions")
-@require_mfa
-@paged
+@require_login
+@asks(Paged)
 @gives(200, SessionsView)
 @refuses(*REFUSALS)
-def list_sessions(cursor: str | None) -> SessionsView:
+def list_sessions(query: Paged) -> SessionsView:
     """Where you are signed in."""
-    rows, following = services().sessions.list(current_identity.user_id, cursor)
+    rows, following = services().sessions.list(current_identity.user_id, query.cursor)
     items = [
         SessionView(
             id=row.id,
@@ -74,7 +74,7 @@ def list_sessions(cursor: str | None) -> SessionsView:
 
 
 @blueprint.delete("/sessions/<session_id>")
-@require_mfa
+@require_login
 @limited("sessions")
 @gives(204, Empty)
 @refuses(*REFUSALS, errors.NotFound)
@@ -86,12 +86,12 @@ def end_session(session_id: str) -> Empty:
 
 @blueprint.get("/devices")
 @require_mfa
-@paged
+@asks(Paged)
 @gives(200, DevicesView)
 @refuses(*REFUSALS)
-def list_devices(cursor: str | None) -> DevicesView:
+def list_devices(query: Paged) -> DevicesView:
     """Your remembered devices."""
-    rows, following = services().devices.list(current_identity.user_id, cursor)
+    rows, following = services().devices.list(current_identity.user_id, query.cursor)
     items = [
         DeviceView(
             id=row.id,

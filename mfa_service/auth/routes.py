@@ -1,14 +1,15 @@
 """Register, log in, show the second factor, refresh, log out. Each route parses, calls one method, answers."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from flask import Blueprint
 from pydantic import Field
 
 from mfa_service import errors
-from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_mfa
+from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_login, require_mfa
 from mfa_service.services.factors import Proof
-from mfa_service.services.login import MFAPending, Remember, SignedIn
+from mfa_service.services.login import MFAPending, PasswordOnly, Remember, SignedIn
 from mfa_service.services.totp import Enrolment
 from mfa_service.web import services
 from mfa_service.web.client import client_info
@@ -80,9 +81,10 @@ class PasswordBody(Body):
 
 
 class EnrolBody(Body):
-    """A token from login."""
+    """A token from login; and, after an administrator has reset the account's factors, the ticket that they gave."""
 
     temp_token: str
+    enrolment_ticket: str | None = None
 
 
 class EnrolView(View):
@@ -126,7 +128,11 @@ class SignedInView(RefreshView):
 
 
 class LoginView(View):
-    """The password was right: a token for showing the second factor, or, on a remembered device, for everything."""
+    """The password was right: a token for showing the second factor, or one for everything on a remembered device.
+
+    Where policy lets the account go without a second factor there are both: `accessToken` is of `step: password`, and
+    `tempToken` is for enrolling, by `mfaDeadline` if there is one.
+    """
 
     message: Literal["Credentials valid, provide TOTP code", "Authentication successful"]
     mfa_required: bool
@@ -135,6 +141,7 @@ class LoginView(View):
     temp_token: str | None = None
     enrolment_required: bool | None = None
     methods: list[str] | None = None
+    mfa_deadline: Annotated[datetime | None, Field(description="From when a second factor is required.")] = None
     access_token: str | None = None
     refresh_token: str | None = None
     user: UserView | None = None
@@ -169,7 +176,9 @@ def login(body: LoginBody) -> LoginView:
     On a remembered device (`deviceToken`) the password is enough.
     """
     outcome = services().login.begin(body.username, body.password, client_info(), body.device_token)
-    return _signed_in_by_device(outcome) if isinstance(outcome, SignedIn) else _pending(outcome)
+    if isinstance(outcome, PasswordOnly):
+        return _password_only(outcome)
+    return _signed_in(outcome) if isinstance(outcome, SignedIn) else _pending(outcome)
 
 
 def _pending(pending: MFAPending) -> LoginView:
@@ -183,7 +192,18 @@ def _pending(pending: MFAPending) -> LoginView:
     )
 
 
-def _signed_in_by_device(signed_in: SignedIn) -> LoginView:
+def _password_only(outcome: PasswordOnly) -> LoginView:
+    return _signed_in(outcome.signed_in).model_copy(
+        update={
+            "temp_token": outcome.pending.token,
+            "enrolment_required": False,
+            "methods": [],
+            "mfa_deadline": outcome.deadline,
+        }
+    )
+
+
+def _signed_in(signed_in: SignedIn) -> LoginView:
     return LoginView(
         message="Authentication successful",
         access_token=signed_in.access_token,
@@ -225,8 +245,9 @@ def verify_mfa(body: VerifyBody) -> SignedInView:
 @gives(200, EnrolView)
 @refuses(errors.WrongStep, errors.InvalidPendingToken, errors.FactorExists)
 def enrol(body: EnrolBody) -> EnrolView:
-    """A new QR code for an account that has never shown a right code: a lost QR is no lost account."""
-    return _enrolment(services().login.enrol(body.temp_token, client_info()), "Scan the QR code, then verify a code")
+    """A new QR code for an account that has never shown a right code, or, with a ticket, for one that was reset."""
+    enrolment = services().login.enrol(body.temp_token, client_info(), body.enrolment_ticket)
+    return _enrolment(enrolment, "Scan the QR code, then verify a code")
 
 
 @blueprint.post("/refresh")
@@ -253,7 +274,7 @@ def step_up(body: ProofBody) -> TokenView:
 
 
 @blueprint.post("/logout")
-@require_mfa
+@require_login
 @limited("sessions")
 @takes(LogoutBody, optional=True)
 @gives(204, Empty)

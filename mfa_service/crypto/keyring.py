@@ -1,17 +1,20 @@
 """One keyring: keys by id, newest first, from which a sub-key is derived for each purpose.
 
-The file is JSON: `{"keys": [{"id": "k1", "key": "<32 random bytes, base64url>"}, …]}`. The first key seals new
-data; the others stay for as long as something is sealed under them.
+The file is JSON: `{"keys": [{"id": "k1", "key": "<32 random bytes, base64url>"}, …]}`. A key may name the time from
+which it seals new data (`"activeFrom": "2026-12-01T00:00:00Z"`), so that every replica has read it before the first
+value under it arrives. The newest active key seals; the others stay for as long as something is sealed under them.
 """
 
 import base64
 import binascii
+import copy
 import json
 import re
 import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -21,11 +24,29 @@ from mfa_service.errors import ConfigurationError
 KEY_BYTES = 32
 
 
-class Keyring:
-    """Keys by id; the first is the active one."""
+class Keys(Protocol):
+    """What sealing and deriving need of a keyring."""
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
-        """`keys` maps ids to 32 random bytes, newest first. Raises ConfigurationError if one is weak."""
+    @property
+    def active_id(self) -> str:
+        """The id of the key for new data."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, newest first."""
+
+    def sub_key(self, key_id: str, purpose: str) -> bytes:
+        """Derive the key for a purpose. Raises KeyError for an unknown id."""
+
+
+class Keyring:
+    """Keys by id; the newest one that is active already seals new data."""
+
+    def __init__(self, keys: Mapping[str, bytes], active_from: Mapping[str, float] | None = None) -> None:
+        """`keys` maps ids to 32 random bytes, newest first; `active_from` maps some of them to Unix seconds.
+
+        Raises ConfigurationError if one is weak.
+        """
         if not keys:
             raise ConfigurationError(["the keyring holds no key"])
         weak = [
@@ -36,31 +57,45 @@ class Keyring:
         if weak:
             raise ConfigurationError(weak)
         self._keys = dict(keys)
+        self._active_from = dict(active_from or {})
+        self.active_id = next(iter(self._keys))
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the JSON form. Raises ConfigurationError, which never quotes a key."""
+    def parse(cls, text: str, *, active_from: float = 0) -> Self:
+        """Read the JSON form; `active_from` is for keys that name no time and are not the oldest.
+
+        Raises ConfigurationError, which never quotes a key.
+        """
         try:
             entries = json.loads(text)["keys"]
             keys = {_checked_id(entry["id"]): base64.urlsafe_b64decode(entry["key"] + "==") for entry in entries}
+            times = {entry["id"]: _active_from(entry, active_from) for entry in entries[:-1]}
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
             raise ConfigurationError(["the keyring is not in the form that `flask mfa init` writes"]) from None
         if len(keys) != len(entries):
             raise ConfigurationError(["the keyring holds two keys of one id"])
-        return cls(keys)
+        return cls(keys, times)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the file at `path`. Raises ConfigurationError."""
+    def load(cls, path: Path, *, delay: float = 0) -> Self:
+        """Read the file at `path`; a key that names no time is active `delay` seconds after the file was written.
+
+        Raises ConfigurationError.
+        """
         try:
-            return cls.parse(path.read_text())
+            return cls.parse(path.read_text(), active_from=path.stat().st_mtime + delay if delay else 0)
         except (OSError, UnicodeDecodeError):
             raise ConfigurationError([f"the keyring {path} can't be read"]) from None
 
-    @property
-    def active_id(self) -> str:
-        """The id of the key that new data is sealed under."""
-        return next(iter(self._keys))
+    def as_of(self, now: float) -> Self:
+        """The same keys, with the one active that is so at `now` (Unix seconds)."""
+        dated = copy.copy(self)
+        dated.active_id = next((name for name in self._keys if self.active_from(name) <= now), self.ids[-1])
+        return dated
+
+    def active_from(self, key_id: str) -> float:
+        """From when a key seals new data, in Unix seconds."""
+        return self._active_from.get(key_id, 0)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -75,8 +110,36 @@ class Keyring:
 
 def new_keyring_text() -> str:
     """A fresh keyring with one key, in the file's form."""
+    return _text([_new_entry()])
+
+
+def with_new_key(text: str, *, active_from: float) -> str:
+    """The same keyring with a fresh key in front, active from then on (Unix seconds)."""
+    time = datetime.fromtimestamp(active_from, UTC).isoformat(timespec="seconds")
+    return _text([_new_entry() | {"activeFrom": time}, *json.loads(text)["keys"]])
+
+
+def without_key(text: str, key_id: str) -> str:
+    """The same keyring without one key."""
+    return _text([entry for entry in json.loads(text)["keys"] if entry["id"] != key_id])
+
+
+def _new_entry() -> dict[str, str]:
     key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-    return json.dumps({"keys": [{"id": f"k{secrets.token_hex(4)}", "key": key.rstrip("=")}]}, indent=2) + "\n"
+    return {"id": f"k{secrets.token_hex(4)}", "key": key.rstrip("=")}
+
+
+def _text(entries: list[dict[str, str]]) -> str:
+    return json.dumps({"keys": entries}, indent=2) + "\n"
+
+
+def _active_from(entry: Mapping[str, Any], default: float) -> float:
+    if "activeFrom" not in entry:
+        return default
+    time = datetime.fromisoformat(entry["activeFrom"])
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time.timestamp()
 
 
 def _checked_id(key_id: str) -> str:

@@ -12,7 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from mfa_service.crypto.keyring import Keyring
+from mfa_service.crypto.keyring import Keys
 from mfa_service.errors import InvalidRefreshToken, SealBroken
 
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -51,7 +51,7 @@ class RefreshToken:
 class RefreshTokens:
     """Derives and checks refresh tokens."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keys) -> None:
         self._keyring = keyring
 
     @property
@@ -64,8 +64,14 @@ class RefreshTokens:
         return f"{session_id}.{generation}.{self._mac(session_id, generation, key_id)}"
 
     def is_genuine(self, token: RefreshToken, key_id: str) -> bool:
-        """Whether we derived it. Raises SealBroken if the key is not in the keyring."""
-        return hmac.compare_digest(self._mac(token.session_id, token.generation, key_id), token.mac)
+        """Whether we derived it, for a session whose row names `key_id`. Raises SealBroken for an unknown key.
+
+        A session moves to the newest key when it is refreshed, and the token before that may still be answered: so
+        every key of the ring is tried.
+        """
+        key_ids = dict.fromkeys((key_id, *self._keyring.ids))
+        macs = (self._mac(token.session_id, token.generation, each) for each in key_ids)
+        return any(hmac.compare_digest(mac, token.mac) for mac in macs)
 
     def _mac(self, session_id: str, generation: int, key_id: str) -> str:
         try:

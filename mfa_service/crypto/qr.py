@@ -1,4 +1,6 @@
-"""QR codes: as a PNG data URI for pages and JSON."""
+"""QR codes: as a PNG data URI for pages and JSON, as text for a terminal."""
+
+import io
 
 import segno
 
@@ -6,3 +8,10 @@ import segno
 def as_data_uri(text: str) -> str:
     """A PNG, dark on light, error level M or better, with its quiet zone, about 300 pixels wide."""
     return segno.make_qr(text, error="m").png_data_uri(scale=6, border=4)
+
+
+def as_text(text: str) -> str:
+    """For a terminal: dark on light, whatever colours it has, two modules in a character."""
+    drawing = io.StringIO()
+    segno.make_qr(text, error="m").terminal(drawing, border=4, compact=True)
+    return drawing.getvalue()

@@ -1,13 +1,15 @@
 """The keys that sign tokens: a folder of ES256 keys with `kid`, or one HS256 secret.
 
-The newest file (by name) signs, all of them verify. With a shared secret nothing else is accepted, and nothing is
+The newest file (by name) signs as soon as every replica has had the time to read it; one that was replaced verifies
+until the last token that it signed has expired. With a shared secret nothing else is accepted, and nothing is
 published: whoever can verify with it can mint, too.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from mfa_service.errors import ConfigurationError
+
+_NAME = "es256-%Y%m%dT%H%M%SZ"
 
 
 class VerifyingKeys(Protocol):
@@ -31,23 +35,25 @@ class VerifyingKeys(Protocol):
         """The key of that `kid`, or None. `kid` comes from strangers: it is looked up, never followed."""
 
 
+class TokenKeys(VerifyingKeys, Protocol):
+    """What a minter needs besides."""
+
+    @property
+    def signer(self) -> tuple[str | None, Any]:
+        """The `kid` and the key that sign now."""
+
+    def public_jwks(self) -> dict[str, Any]:
+        """The JWK Set (RFC 7517) to publish."""
+
+
 class SigningKeys:
-    """ES256 keys by `kid` (RFC 7638 thumbprint); the last of `keys` signs."""
+    """ES256 keys by `kid` (RFC 7638 thumbprint), as of one moment: all verify, the one at `signs` signs."""
 
     algorithm = "ES256"
 
-    def __init__(self, keys: list[ec.EllipticCurvePrivateKey]) -> None:
+    def __init__(self, keys: Sequence[ec.EllipticCurvePrivateKey], signs: int = -1) -> None:
         self._public = {thumbprint(key.public_key()): key.public_key() for key in keys}
-        self.kid, self.key = thumbprint(keys[-1].public_key()), keys[-1]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read all `*.pem` of a folder, oldest name first. Raises ConfigurationError."""
-        paths = sorted(folder.glob("*.pem"))
-        problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
-        if problems or not paths:
-            raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
-        return cls([key for path in paths if (key := _find_key(path))])
+        self.signer = thumbprint(keys[signs].public_key()), keys[signs]
 
     def find(self, kid: object) -> ec.EllipticCurvePublicKey | None:
         """The public key of `kid`, or None."""
@@ -60,14 +66,43 @@ class SigningKeys:
         }
 
 
+class DatedKeys:
+    """ES256 keys, oldest first, each with the time from which it signs (Unix seconds)."""
+
+    def __init__(self, keys: Sequence[tuple[ec.EllipticCurvePrivateKey, float]], *, overlap: float = math.inf) -> None:
+        """A key verifies for `overlap` seconds after the next one began to sign."""
+        self._keys = keys
+        self._overlap = overlap
+
+    @classmethod
+    def load(cls, folder: Path, *, delay: float = 0, overlap: float = math.inf) -> Self:
+        """Read all `*.pem` of a folder, oldest name first; each signs `delay` seconds after the time in its name.
+
+        A name that holds no time (`file_name`) counts by when the file was written. Raises ConfigurationError.
+        """
+        paths = sorted(folder.glob("*.pem"))
+        problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
+        if problems or not paths:
+            raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
+        return cls([(key, _made_at(path) + delay) for path in paths if (key := _find_key(path))], overlap=overlap)
+
+    def as_of(self, now: float) -> SigningKeys:
+        """The keys that count at `now`: the newest active one signs, the oldest one if none is active yet."""
+        started = [place for place, (_, since) in enumerate(self._keys) if since <= now]
+        signs = started[-1] if started else 0
+        ends = [since + self._overlap for _, since in self._keys[1:]]
+        first = next(place for place in range(signs + 1) if place == signs or ends[place] > now)
+        return SigningKeys([key for key, _ in self._keys[first:]], signs - first)
+
+
 class SharedSecret:
     """One HS256 secret; tokens carry no `kid`."""
 
     algorithm = "HS256"
-    kid = None
 
     def __init__(self, secret: str) -> None:
         self.key = secret.encode()
+        self.signer = None, self.key
 
     def find(self, kid: object) -> bytes | None:
         """The secret, for tokens without a `kid`."""
@@ -87,7 +122,14 @@ def new_key_pem() -> bytes:
 
 def file_name(now: float) -> str:
     """A name for a key made at `now` (Unix seconds), such that names sort by age."""
-    return f"es256-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}.pem"
+    return f"{datetime.fromtimestamp(now, UTC):{_NAME}}.pem"
+
+
+def _made_at(path: Path) -> float:
+    try:
+        return datetime.strptime(path.stem, _NAME).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return path.stat().st_mtime
 
 
 def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:

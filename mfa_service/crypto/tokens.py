@@ -1,5 +1,6 @@
 """The two JWTs of this service: the pending token (`step: mfa_pending`) and the access token.
 
+An access token says `step: authenticated`, or `step: password` where policy lets an account go without a factor.
 Both are signed by the same keys; `typ`, `aud` and `step` differ, and each verifier demands its own (RFC 8725
 sections 3.11 and 3.12). All claims are required and typed. PyJWT checks signature, issuer and audience; times are
 checked here against the caller's clock. Tokens are compared by `jti` and `sid`, never as strings.
@@ -13,13 +14,16 @@ from typing import Any
 
 import jwt
 
-from mfa_service.crypto.signing import SharedSecret, SigningKeys, VerifyingKeys
+from mfa_service.crypto.signing import TokenKeys, VerifyingKeys
 from mfa_service.errors import InvalidToken, MFAError
 
 PENDING_SECONDS = 300
 ACCESS_SECONDS = 3600
 #: How far another machine's clock may run ahead of ours, in seconds. `exp` has no leeway.
 LEEWAY = 30
+
+#: The steps of access tokens: a completed sign-in, and a password where policy lets an account go without more.
+AUTHENTICATED, PASSWORD = "authenticated", "password"
 
 _MAX_CHARACTERS = 4096
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -51,7 +55,7 @@ PENDING = Kind("mfa-pending+jwt", PENDING_SECONDS, frozenset({"mfa_pending"}), _
 ACCESS = Kind(
     "at+jwt",
     ACCESS_SECONDS,
-    frozenset({"authenticated"}),
+    frozenset({AUTHENTICATED, PASSWORD}),
     _COMMON | {"sid": str, "auth_time": int, "amr": list, "acr": str},
 )
 
@@ -68,6 +72,7 @@ class Identity:
     session_id: str
     auth_time: int
     amr: tuple[str, ...]
+    step: str = AUTHENTICATED
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Verifier:
         """Who an access token speaks for. Raises InvalidToken, or AnotherKind for a good pending token."""
         claims = self._claims(token, ACCESS, now, other=PENDING)
         amr = tuple(str(method) for method in claims["amr"])
-        return Identity(claims["sub"], claims["username"], claims["sid"], claims["auth_time"], amr)
+        return Identity(claims["sub"], claims["username"], claims["sid"], claims["auth_time"], amr, claims["step"])
 
     def pending(self, token: str, *, now: float) -> Pending:
         """Which challenge a pending token stands for. Raises InvalidToken, or AnotherKind for a good access token."""
@@ -127,7 +132,7 @@ class Verifier:
 class Minter:
     """Makes tokens of one issuer."""
 
-    def __init__(self, keys: SigningKeys | SharedSecret, *, issuer: str, audiences: tuple[str, ...]) -> None:
+    def __init__(self, keys: TokenKeys, *, issuer: str, audiences: tuple[str, ...]) -> None:
         """`audiences` is `aud` of access tokens: the issuer itself comes first, always."""
         self._keys = keys
         self._issuer = issuer
@@ -143,7 +148,7 @@ class Minter:
         claims = {
             "sub": identity.user_id,
             "username": identity.username,
-            "step": "authenticated",
+            "step": identity.step,
             "jti": token_id,
             "sid": identity.session_id,
             "auth_time": identity.auth_time,
@@ -155,8 +160,9 @@ class Minter:
 
     def _signed(self, claims: dict[str, Any], kind: Kind, now: float) -> str:
         times = {"iss": self._issuer, "iat": int(now), "exp": int(now) + kind.seconds}
-        headers = {"typ": kind.typ} | ({"kid": self._keys.kid} if self._keys.kid else {})
-        return jwt.encode(claims | times, self._keys.key, self._keys.algorithm, headers)
+        kid, key = self._keys.signer
+        headers = {"typ": kind.typ} | ({"kid": kid} if kid else {})
+        return jwt.encode(claims | times, key, self._keys.algorithm, headers)
 
 
 def _header(token: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from functools import cache
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from mfa_service.crypto.keyring import Keyring
+from mfa_service.crypto.keyring import Keys
 from mfa_service.errors import SealBroken
 
 _VERSION = 1
@@ -21,14 +21,14 @@ _NONCE = 12
 class Vault:
     """Seals and opens values with the keys of one keyring."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keys) -> None:
         self._keyring = keyring
         self._cipher = cache(lambda key_id: AESGCM(keyring.sub_key(key_id, "seal")))
 
     def seal(self, value: bytes, context: str) -> bytes:
         """Encrypt `value` for one place, named by `context`, under the active key."""
         key_id = self._keyring.active_id
-        header = bytes([_VERSION, len(key_id)]) + key_id.encode()
+        header = header_of(key_id)
         nonce = os.urandom(_NONCE)
         return header + nonce + self._cipher(key_id).encrypt(nonce, value, header + context.encode())
 
@@ -44,6 +44,15 @@ class Vault:
     def is_stale(self, envelope: bytes) -> bool:
         """Whether the value is sealed under another key than the active one."""
         return _key_id(envelope)[0] != self._keyring.active_id
+
+    def reseal(self, envelope: bytes, context: str) -> bytes:
+        """The same value under the active key. Raises SealBroken."""
+        return self.seal(self.open(envelope, context), context)
+
+
+def header_of(key_id: str) -> bytes:
+    """What every envelope under this key begins with."""
+    return bytes([_VERSION, len(key_id)]) + key_id.encode()
 
 
 def _key_id(envelope: bytes) -> tuple[str, int]:

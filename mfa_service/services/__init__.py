@@ -6,27 +6,38 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from mfa_service.config import Settings
-from mfa_service.crypto.keyring import Keyring
+from mfa_service.crypto.chain import SealKeys
+from mfa_service.crypto.keyring import Keys
 from mfa_service.crypto.opaque import RefreshTokens
-from mfa_service.crypto.signing import SharedSecret, SigningKeys
+from mfa_service.crypto.signing import TokenKeys
 from mfa_service.crypto.tokens import Minter, Verifier
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import ConfigurationError
 from mfa_service.services.accounts import Accounts
+from mfa_service.services.administration import Administration
 from mfa_service.services.audit import Audit
+from mfa_service.services.audit_log import AuditLog
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import engine_for, sessions_on
 from mfa_service.services.devices import Devices
+from mfa_service.services.directory import Directory
+from mfa_service.services.emergency import Emergency
 from mfa_service.services.factors import Factors
 from mfa_service.services.hashing import Hashing
 from mfa_service.services.health import Health
 from mfa_service.services.housekeeping import Housekeeping
+from mfa_service.services.keyfiles import watch_keyring, watch_signing_keys
 from mfa_service.services.lockout import Lockout
 from mfa_service.services.login import Login
 from mfa_service.services.notices import Notices
 from mfa_service.services.policy import Policy
 from mfa_service.services.recovery_codes import RecoveryCodes
+from mfa_service.services.roles import Roles
+from mfa_service.services.rotation import Rotation
+from mfa_service.services.seals import Seals
 from mfa_service.services.sessions import Sessions
+from mfa_service.services.tickets import Tickets
+from mfa_service.services.timer import Timer
 from mfa_service.services.totp import TOTP
 from mfa_service.services.unit_of_work import UnitOfWork
 from mfa_service.services.users import Users
@@ -37,7 +48,7 @@ class Services:
 
     def __init__(self, settings: Settings, engine: Engine, clock: Callable[[], float]) -> None:
         """`engine` is the host's; `clock` gives Unix seconds. Raises ConfigurationError for keys that don't do."""
-        keyring, self.keys = load_keys(settings)
+        keyring, self.keys, seal_keys = load_keys(settings, clock)
         self.settings = settings
         self.clock = clock
         self.now = lambda: datetime.fromtimestamp(clock(), UTC)
@@ -52,12 +63,16 @@ class Services:
         self.hashing = Hashing(settings.hashing_threads, settings.hashing_queue)
         self._add_leaves(settings)
         self._add_conductors(settings)
+        self._add_login()
+        self._add_operations(settings, seal_keys)
 
     def _add_leaves(self, settings: Settings) -> None:
         session, unit, audit, now = self.session, self.unit, self.audit, self.now
         idle = settings.session_idle_seconds
         self.users = Users(session)
-        self.policy = Policy()
+        self.roles = Roles(session)
+        self.policy = Policy(session, unit, now)
+        self.tickets = Tickets(session, now)
         self.locks = Lockout(session, audit, now)
         self.challenges = Challenges(session, audit, now)
         self.recovery_codes = RecoveryCodes(session, now)
@@ -75,6 +90,7 @@ class Services:
             unit=self.unit,
             audit=self.audit,
             users=self.users,
+            roles=self.roles,
             locks=self.locks,
             totp=self.totp,
             recovery_codes=self.recovery_codes,
@@ -89,6 +105,7 @@ class Services:
             unit=self.unit,
             audit=self.audit,
             users=self.users,
+            roles=self.roles,
             locks=self.locks,
             vault=self.vault,
             hashing=self.hashing,
@@ -99,6 +116,8 @@ class Services:
             settings=settings,
             now=self.now,
         )
+
+    def _add_login(self) -> None:
         self.login = Login(
             unit=self.unit,
             audit=self.audit,
@@ -108,6 +127,8 @@ class Services:
             challenges=self.challenges,
             totp=self.totp,
             recovery_codes=self.recovery_codes,
+            tickets=self.tickets,
+            policy=self.policy,
             devices=self.devices,
             sessions=self.sessions,
             minter=self.minter,
@@ -115,26 +136,59 @@ class Services:
             now=self.now,
         )
 
+    def _add_operations(self, settings: Settings, seal_keys: SealKeys) -> None:
+        session, unit, audit, now = self.session, self.unit, self.audit, self.now
+        self.administration = Administration(
+            session=session,
+            unit=unit,
+            audit=audit,
+            users=self.users,
+            roles=self.roles,
+            policy=self.policy,
+            locks=self.locks,
+            totp=self.totp,
+            recovery_codes=self.recovery_codes,
+            tickets=self.tickets,
+            challenges=self.challenges,
+            sessions=self.sessions,
+            devices=self.devices,
+            now=now,
+        )
+        self.directory = Directory(session, unit, self.roles, self.policy, self.recovery_codes, now)
+        self.audit_log = AuditLog(session, unit)
+        output, seconds = settings.seals_output, settings.seal_seconds
+        self.seals = Seals(session, unit, audit, seal_keys, now, output=output, seconds=seconds)
+        self.sealer = Timer("sealer", self._seal, seconds if seal_keys.can_sign else 0)
+        self.rotation = Rotation(session, unit, audit, self.vault)
+        self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
+
+    def _seal(self) -> None:
+        self.seals.seal()
+
     def close(self) -> None:
         """Let go of connections and threads, for commands and tests that outlive a service."""
+        self.sealer.close()
         self.notices.close()
         self.session.remove()
         self.engine.dispose()
         self.hashing.close()
 
 
-def load_keys(settings: Settings) -> tuple[Keyring, SigningKeys | SharedSecret]:
-    """Read the keyring and the signing keys. Raises ConfigurationError with what is wrong with either."""
+def load_keys(settings: Settings, clock: Callable[[], float]) -> tuple[Keys, TokenKeys, SealKeys]:
+    """Read the keyring, the signing keys and the seal keys. Raises ConfigurationError with what is wrong with each."""
     problems: list[str] = []
     try:
-        keyring = Keyring.parse(settings.keys) if settings.keys else Keyring.load(settings.keyring_file)
+        keyring = watch_keyring(settings, clock)
     except ConfigurationError as error:
         problems += error.problems
     try:
-        secret = settings.jwt_secret
-        keys = SharedSecret(secret) if secret else SigningKeys.load(settings.signing_folder)
+        keys = watch_signing_keys(settings, clock)
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        seal_keys = SealKeys.load(settings.seal_folder)
     except ConfigurationError as error:
         problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    return keyring, keys
+    return keyring, keys, seal_keys

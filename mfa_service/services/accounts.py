@@ -1,4 +1,4 @@
-"""Accounts: registering, checking and changing a password, disabling, deleting.
+"""Accounts: registering, checking and changing a password.
 
 No hash is computed while a transaction is open: read, end the transaction, hash, then one unit judges and records.
 Whatever is wrong with a login, the work and the answer are the same, so that nobody learns which names exist.
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import ColumnElement, delete, false, select, update
+from sqlalchemy import ColumnElement, false, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -36,10 +36,11 @@ from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
+from mfa_service.services.roles import ADMIN, Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
-from mfa_service.services.users import Users
+from mfa_service.services.users import Users, password_context
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Accounts:
     unit: UnitOfWork
     audit: Audit
     users: Users
+    roles: Roles
     locks: Lockout
     vault: Vault
     hashing: Hashing
@@ -86,29 +88,38 @@ class Accounts:
         Raises RegistrationClosed, InvalidRequest, WeakPassword, Busy, UserExists.
         """
         try:
+            if not self.settings.registration_open:
+                raise RegistrationClosed
             user = self._new_user(username, password, email)
         except MFAError as refusal:
             self._record_refusal(refusal, client)
             raise
+        return self._add(user, self._hashed(password), (), client)
+
+    def create_administrator(self, username: str, password: str, email: str, client: ClientInfo) -> Enrolment:
+        """Make an account that may administrate, whether or not registration is open; for the operator's terminal.
+
+        Raises InvalidRequest, WeakPassword, Busy, UserExists.
+        """
+        return self._add(self._new_user(username, password, email), self._hashed(password), (ADMIN,), client)
+
+    def _hashed(self, password: str) -> str:
         with self.hashing.place() as place:
-            hashed = place.run(hash_password, password, self.settings.bcrypt_cost)
-        return self._add(user, hashed, client)
+            return place.run(hash_password, password, self.settings.bcrypt_cost)
 
     def _new_user(self, username: str, password: str, email: str) -> User:
-        if not self.settings.registration_open:
-            raise RegistrationClosed
         key, address = usernames.get_key(username), _checked_email(email)
         self._ensure_acceptable(password, username, address)
-        return User(id=new_id(), username=username, username_key=key, email=address)
+        return User(id=new_id(), username=username, username_key=key, email=address, email_key=address.casefold())
 
     @unit_of_work
     def _record_refusal(self, refusal: MFAError, client: ClientInfo) -> None:
         self.audit.record(Event.REGISTRATION_REFUSED, client, reason=refusal.code)
 
     @unit_of_work
-    def _add(self, user: User, hashed: str, client: ClientInfo) -> Enrolment:
-        user.created_at = user.password_set_at = self.now()
-        user.sealed_password = self.vault.seal(hashed.encode(), _context(user.id))
+    def _add(self, user: User, hashed: str, roles: tuple[str, ...], client: ClientInfo) -> Enrolment:
+        user.created_at = user.password_set_at = user.seen_at = self.now()
+        user.sealed_password = self.vault.seal(hashed.encode(), password_context(user.id))
         try:
             with self.session.begin_nested():
                 self.session.add(user)
@@ -117,6 +128,9 @@ class Accounts:
             self._record_refusal(refusal, client)
             raise refusal from None
         self.audit.record(Event.USER_REGISTERED, client, user_id=user.id)
+        if roles:
+            self.roles.replace(user.id, roles)
+            self.audit.record(Event.ROLES_CHANGED, client, user_id=user.id, before=(), after=roles)
         return self.totp.enrol(user.id, user.username, seconds=None)
 
     def check_password(self, username: str, password: str, client: ClientInfo) -> Verdict:
@@ -142,35 +156,11 @@ class Accounts:
         user = self.settle(verdict, client, is_trusted=True)
         if not self.sessions.is_live(session_id, user.id):
             raise InvalidToken  # ended while the hash was made
-        user.sealed_password = self.vault.seal(hashed.encode(), _context(user.id))
+        user.sealed_password = self.vault.seal(hashed.encode(), password_context(user.id))
         user.password_set_at = self.now()
         self.locks.passed(user.id, lockout.PASSWORD)  # what was guessed of the old one no longer counts
         self.audit.record(Event.PASSWORD_CHANGED, client, user_id=user.id)
         self._end_trust(user.id, keep=session_id)
-
-    @unit_of_work
-    def disable(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
-        """Let nobody in with this account, and end all that was let in."""
-        user = self.users.find_active(user_id)
-        if user:
-            user.disabled_at = self.now()
-            self.audit.record(Event.USER_DISABLED, client, user_id=user.id, reason=reason)
-            self._end_trust(user.id)
-
-    @unit_of_work
-    def enable(self, user_id: str, client: ClientInfo) -> None:
-        """Undo `disable`; sessions and devices stay ended."""
-        user = self.users.find(user_id)
-        if user:
-            user.disabled_at = None
-            self.audit.record(Event.USER_ENABLED, client, user_id=user.id)
-
-    @unit_of_work
-    def delete(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
-        """Remove an account and all that belongs to it but the audit log. Its id is never used again."""
-        if self.users.find(user_id):
-            self.audit.record(Event.USER_DELETED, client, user_id=user_id, reason=reason)
-            self.session.execute(delete(User).where(User.id == user_id))
 
     def _end_trust(self, user_id: str, *, keep: str = "") -> None:
         self.sessions.revoke_all(user_id, keep=keep)
@@ -210,7 +200,7 @@ class Accounts:
 
     def _opened(self, stored: StoredPassword, client: ClientInfo) -> str:
         try:
-            return self.vault.open(stored.sealed, _context(stored.user_id)).decode("ascii", "replace")
+            return self.vault.open(stored.sealed, password_context(stored.user_id)).decode("ascii", "replace")
         except SealBroken:
             self._record_unreadable(stored, client)
             raise
@@ -246,24 +236,24 @@ class Accounts:
             self._refuse(stored, client)
         self.locks.passed(user.id, *judged)
         self.audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
-        if verdict.fresh_hash:
-            self._replace_hash(stored, verdict.fresh_hash, client)
+        self._renew_hash(stored, verdict.fresh_hash, client)
         return user
 
     def _refuse(self, stored: StoredPassword | None, client: ClientInfo, **detail: bool) -> NoReturn:
         self.audit.record(Event.PASSWORD_REFUSED, client, user_id=stored.user_id if stored else None, **detail)
         raise InvalidCredentials
 
-    def _replace_hash(self, stored: StoredPassword, fresh_hash: str, client: ClientInfo) -> None:
-        sealed = self.vault.seal(fresh_hash.encode(), _context(stored.user_id))
+    def _renew_hash(self, stored: StoredPassword, fresh_hash: str | None, client: ClientInfo) -> None:
+        """Store the hash at the current cost, and what is stored under the current key."""
+        if not fresh_hash and not self.vault.is_stale(stored.sealed):
+            return
+        context = password_context(stored.user_id)
+        plain = fresh_hash.encode() if fresh_hash else self.vault.open(stored.sealed, context)
         # Only in place of what was read: of ten parallel logins one writes, and none undoes a re-sealing.
         unchanged = (User.id == stored.user_id, User.sealed_password == stored.sealed)
-        if changes_one(self.session, update(User).where(*unchanged).values(sealed_password=sealed)):
+        renewing = update(User).where(*unchanged).values(sealed_password=self.vault.seal(plain, context))
+        if changes_one(self.session, renewing) and fresh_hash:
             self.audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
-
-
-def _context(user_id: str) -> str:
-    return f"mfa_users.sealed_password:{user_id}"
 
 
 def _checked_email(email: str) -> str:

@@ -55,18 +55,34 @@ class Event(StrEnum):
     USER_DISABLED = "user.disabled"
     USER_ENABLED = "user.enabled"
     USER_DELETED = "user.deleted"
+    USER_UNLOCKED = "user.unlocked"
+    ROLES_CHANGED = "roles.changed"
+    REQUIREMENT_CHANGED = "requirement.changed"
+    POLICY_CHANGED = "policy.changed"
+    ACCESS_REFUSED = "access.refused"
+    TICKET_USED = "ticket.used"
+    AUDIT_PRUNED = "audit.pruned"
+    AUDIT_EXPORTED = "audit.exported"
+    KEYS_ROTATED = "keys.rotated"
+    KEY_RETIRED = "key.retired"
+    TRUST_REVOKED = "trust.revoked"
+    BACKUP_RESTORED = "backup.restored"
     ENROLMENT_REFUSED = "enrolment.refused"
     SECRET_UNREADABLE = "secret.unreadable"
 
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """Where a request came from, as the web layer saw it; `network` is what failures and rates are counted by."""
+    """Where a request came from, as the web layer saw it; `network` is what failures and rates are counted by.
+
+    `actor` is who acts on somebody else: an administrator's id, or `cli:` and a name; empty for one's own affairs.
+    """
 
     address: str = ""
     network: str = ""
     user_agent: str = ""
     request_id: str = ""
+    actor: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,7 @@ class Audit:
                 at=record.at,
                 event=event,
                 user_id=user_id,
+                actor=client.actor or None,
                 address=client.address,
                 user_agent=client.user_agent,
                 request_id=client.request_id,

@@ -8,14 +8,16 @@ SQLite we open an engine of our own on the same file and leave the host's alone.
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     CursorResult,
     Delete,
     Engine,
+    Integer,
     Select,
     Update,
     and_,
@@ -24,17 +26,14 @@ from sqlalchemy import (
     false,
     or_,
 )
+from sqlalchemy.orm import InstrumentedAttribute, scoped_session, sessionmaker
 from sqlalchemy.orm import Session as Transaction
-from sqlalchemy.orm import scoped_session, sessionmaker
 
 from mfa_service.errors import ConfigurationError
-from mfa_service.models import Device, Session
 from mfa_service.services.unit_of_work import WRITES
 
-R = TypeVar("R", Device, Session)
-
 _EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
-_CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{22})")
+_CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{1,22})", re.ASCII)
 #: Rows on a page of a list.
 PAGE = 50
 #: How long SQLite waits for another writer, in seconds.
@@ -76,28 +75,43 @@ def changes_one(session: scoped_session[Transaction], statement: Update | Delete
 
 
 def page(
-    session: scoped_session[Transaction], query: Select[Any], model: type[R], cursor: str | None
-) -> tuple[Sequence[R], str | None]:
-    """A page of rows, newest first, and the cursor of the next one, if there are more rows.
+    session: scoped_session[Transaction],
+    query: Select[Any],
+    time: InstrumentedAttribute[datetime],
+    row_id: InstrumentedAttribute[Any],
+    cursor: str | None,
+) -> tuple[Sequence[Any], str | None]:
+    """A page of rows, newest first by `time` and `row_id`, and the cursor of the next one, if there are more rows.
 
     The cursor is the place of the last row, so it holds even when that row is gone; one that can't be read leads
     nowhere.
     """
     if cursor is not None:
         place = _CURSOR.fullmatch(cursor)
-        query = query.where(_is_older(model, int(place["time"]), place["id"]) if place else false())
-    rows: Sequence[R] = session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(PAGE + 1)).all()
-    return rows[:PAGE], _cursor(rows[PAGE - 1]) if len(rows) > PAGE else None
+        query = query.where(_is_past(time, row_id, place["time"], place["id"]) if place else false())
+    rows = session.scalars(query.order_by(time.desc(), row_id.desc()).limit(PAGE + 1)).all()
+    return rows[:PAGE], _cursor(rows[PAGE - 1], time, row_id) if len(rows) > PAGE else None
 
 
-def _cursor(row: R) -> str:
-    return f"{(row.created_at - _EPOCH) // _MICROSECOND}-{row.id}"
+def older_than(
+    time: InstrumentedAttribute[datetime], row_id: InstrumentedAttribute[Any], at: datetime, after: Any
+) -> ColumnElement[bool]:
+    """What comes after the row at this place, newest first. The first condition is there for the index."""
+    return and_(time <= at, or_(time < at, row_id < after))
 
 
-def _is_older(model: type[R], microseconds: int, row_id: str) -> ColumnElement[bool]:
-    created_at = _EPOCH + microseconds * _MICROSECOND
-    is_as_old = and_(model.created_at == created_at, model.id < row_id)
-    return or_(model.created_at < created_at, is_as_old)
+def _cursor(row: Any, time: InstrumentedAttribute[datetime], row_id: InstrumentedAttribute[Any]) -> str:
+    return f"{(getattr(row, time.key) - _EPOCH) // _MICROSECOND}-{getattr(row, row_id.key)}"
+
+
+def _is_past(
+    time: InstrumentedAttribute[datetime], row_id: InstrumentedAttribute[Any], microseconds: str, after: str
+) -> ColumnElement[bool]:
+    is_number = isinstance(row_id.type, BigInteger | Integer)
+    if is_number and not re.fullmatch("[0-9]{1,18}", after):
+        return false()
+    at = _EPOCH + int(microseconds) * _MICROSECOND
+    return older_than(time, row_id, at, int(after) if is_number else after)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -16,6 +16,7 @@ from mfa_service.errors import NotFound
 from mfa_service.models import Device
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one, page
+from mfa_service.services.policy import is_trusted_since_the_rules
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 
 
@@ -70,7 +71,7 @@ class Devices:
     def list(self, user_id: str, cursor: str | None) -> tuple[Sequence[Device], str | None]:
         """A page of a user's live devices, newest first, and the cursor of the next page."""
         live = select(Device).where(Device.user_id == user_id, Device.expires_at > self._now())
-        return page(self._session, live, Device, cursor)
+        return page(self._session, live, Device.created_at, Device.id, cursor)
 
     @unit_of_work
     def forget(self, user_id: str, device_id: str, client: ClientInfo) -> None:
@@ -93,4 +94,5 @@ class Devices:
     def _is(self, user_id: str, token: str | None) -> ColumnElement[bool]:
         if not self._seconds or not token:
             return false()
-        return and_(Device.user_id == user_id, Device.digest == digest(token), Device.expires_at > self._now())
+        is_theirs = and_(Device.user_id == user_id, Device.digest == digest(token), Device.expires_at > self._now())
+        return and_(is_theirs, is_trusted_since_the_rules(Device))

@@ -17,8 +17,9 @@ from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.devices import Devices
 from mfa_service.services.lockout import Lockout, Subject
-from mfa_service.services.policy import Policy
+from mfa_service.services.policy import Mode, Policy
 from mfa_service.services.recovery_codes import RecoveryCodes
+from mfa_service.services.roles import Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment, OpenSecret
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -47,16 +48,20 @@ class Summary:
 
     methods: tuple[str, ...]
     recovery_codes_left: int
-    policy: Literal["required", "optional"]
+    roles: tuple[str, ...]
+    policy: Mode
+    is_required: bool
+    deadline: datetime | None
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Verifies, replaces and resets second factors."""
+    """Verifies, replaces and removes second factors."""
 
     unit: UnitOfWork
     audit: Audit
     users: Users
+    roles: Roles
     locks: Lockout
     totp: TOTP
     recovery_codes: RecoveryCodes
@@ -75,7 +80,14 @@ class Factors:
     @reading
     def summary(self, user_id: str) -> Summary:
         """What a user may know of their own factors."""
-        return Summary(self.methods_of(user_id), self.recovery_codes.remaining(user_id), self.policy.mode)
+        return Summary(
+            methods=self.methods_of(user_id),
+            recovery_codes_left=self.recovery_codes.remaining(user_id),
+            roles=self.roles.of(user_id),
+            policy=self.policy.read().mode,
+            is_required=self.policy.find_deadline(user_id) is not None,
+            deadline=self.policy.find_date(user_id),
+        )
 
     def prepare(self, user_id: str, proof: Proof, client: ClientInfo) -> OpenSecret | None:
         """Open what the proof is compared with, before anything is spent. Raises SealBroken."""
@@ -122,25 +134,20 @@ class Factors:
         return self.recovery_codes.issue(user.id)
 
     @unit_of_work
-    def remove(self, identity: Identity) -> None:
-        """Go without a second factor, where policy lets. Raises MFARequired."""
-        self.policy.ensure_may_go_without(self._get_active(identity).id)
+    def remove(self, identity: Identity, client: ClientInfo) -> None:
+        """Go without a second factor, where policy lets; all that rested on it ends. Raises MFARequired.
 
-    @unit_of_work
-    def reset(self, user_id: str, client: ClientInfo, *, reason: str) -> None:
-        """Take all factors from an account, and end whatever rested on them.
-
-        A password alone does not enrol a new one afterwards: the account had a factor.
+        The account is as if it had never had one: its owner, with the factor in hand, has said so.
         """
-        user = self.users.find(user_id)
-        if user is None:
-            return
+        user = self._get_active(identity)
+        self.policy.ensure_may_go_without(user.id)
         self.totp.forget_all(user.id)
         self.recovery_codes.forget_all(user.id)
         self.locks.passed(user.id, *lockout.FACTORS)
+        user.had_factor_at = None
         self._forget_trust(user.id)
         self.sessions.revoke_all(user.id)
-        self.audit.record(Event.FACTOR_REMOVED, client, user_id=user.id, reason=reason)
+        self.audit.record(Event.FACTOR_REMOVED, client, user_id=user.id)
 
     def _redeem(self, user: User, code: str, client: ClientInfo) -> Verified:
         if not self.locks.attempt(user.id, lockout.RECOVERY_CODES):
@@ -173,6 +180,7 @@ class Factors:
 
     def _first_factor(self, user: User, client: ClientInfo) -> tuple[str, ...]:
         user.had_factor_at = user.had_factor_at or self.now()
+        self.sessions.revoke_weak(user.id)
         self.audit.record(Event.FACTOR_CONFIRMED, client, user_id=user.id, factor="totp")
         self.audit.record(Event.RECOVERY_CODES_ISSUED, client, user_id=user.id)
         return self.recovery_codes.issue(user.id)

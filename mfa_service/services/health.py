@@ -9,7 +9,6 @@ from mfa_service.errors import ConfigurationError, SealBroken, Unavailable
 from mfa_service.models import Canary
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 
-_CONTEXT = "mfa_canaries.sealed_value:1"
 _VALUE = b"tweet"
 
 
@@ -59,13 +58,18 @@ class Health:
     @reading
     def _opens_canary(self) -> bool:
         canary = self._session.get(Canary, 1)
-        return canary is not None and self._vault.open(canary.sealed_value, _CONTEXT) == _VALUE
+        return canary is not None and self._vault.open(canary.sealed_value, context_of(1)) == _VALUE
 
     @unit_of_work
     def _leave_canary(self) -> None:
-        self._session.add(Canary(id=1, sealed_value=self._vault.seal(_VALUE, _CONTEXT)))
+        self._session.add(Canary(id=1, sealed_value=self._vault.seal(_VALUE, context_of(1))))
 
     @unit_of_work
     def ensure_writable(self) -> None:
         """Raise Unavailable where the database takes no changes."""
         self._session.execute(update(Canary).where(false()).values(id=1))
+
+
+def context_of(canary_id: int) -> str:
+    """What the canary is sealed for."""
+    return f"mfa_canaries.sealed_value:{canary_id}"

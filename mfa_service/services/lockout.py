@@ -92,6 +92,10 @@ class Lockout:
         names = [subject.name for subject in subjects]
         self._session.execute(delete(Lock).where(Lock.user_id == user_id, Lock.subject.in_(names)))
 
+    def forget_all(self, user_id: str) -> None:
+        """Nothing at all is held against a user any more."""
+        self._session.execute(delete(Lock).where(Lock.user_id == user_id))
+
     def is_disabled(self, user_id: str, subject: Subject) -> bool:
         """Whether failures have disabled it for good."""
         disabled = select(Lock.subject).where(self._lock(user_id, subject), Lock.disabled_at.is_not(None))

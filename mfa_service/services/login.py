@@ -1,7 +1,8 @@
 """Signing in: a password opens a challenge, a second factor closes it and opens a session. There is no other way.
 
-A remembered device stands in for the second factor, and the token says so. Refreshing and stepping up continue a
-session that was opened here; nothing but a second factor renews `auth_time`.
+A remembered device stands in for the second factor, and the token says so. Where policy lets an account without a
+factor go without, its session has `step: password`, for as long as policy says so. Refreshing and stepping up
+continue a session that was opened here; nothing but a second factor renews `auth_time`.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NoReturn
 
-from mfa_service.crypto.opaque import new_id, parse_refresh_token
+from mfa_service.crypto.opaque import RefreshToken, new_id, parse_refresh_token
 from mfa_service.crypto.tokens import (
     ACCESS_SECONDS,
+    AUTHENTICATED,
+    PASSWORD,
     PENDING_SECONDS,
     AnotherKind,
     Identity,
@@ -35,10 +38,12 @@ from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.devices import Devices
 from mfa_service.services.factors import Factors, Proof
+from mfa_service.services.policy import Policy
 from mfa_service.services.recovery_codes import FEW, RecoveryCodes
-from mfa_service.services.sessions import Grant, Sessions
+from mfa_service.services.sessions import Account, Grant, Sessions
+from mfa_service.services.tickets import Tickets
 from mfa_service.services.totp import TOTP, Enrolment
-from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
+from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import Users
 
 
@@ -49,6 +54,18 @@ class MFAPending:
     token: str = field(repr=False)
     methods: tuple[str, ...]
     expires_in: int = PENDING_SECONDS
+
+
+@dataclass(frozen=True)
+class PasswordOnly:
+    """Policy lets this account go without a second factor, until `deadline` if there is one.
+
+    It is signed in with `step: password`, and may enrol at any time with the pending token.
+    """
+
+    signed_in: "SignedIn"
+    pending: MFAPending
+    deadline: datetime | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,8 @@ class Login:
     challenges: Challenges
     totp: TOTP
     recovery_codes: RecoveryCodes
+    tickets: Tickets
+    policy: Policy
     devices: Devices
     sessions: Sessions
     minter: Minter
@@ -92,22 +111,35 @@ class Login:
 
     def begin(
         self, username: str, password: str, client: ClientInfo, device_token: str | None = None
-    ) -> MFAPending | SignedIn:
-        """Check a password; with a remembered device that is enough. Raises InvalidCredentials, Busy, SealBroken."""
+    ) -> MFAPending | PasswordOnly | SignedIn:
+        """Check a password; with a remembered device, or where policy asks for no more, that is enough.
+
+        Raises InvalidCredentials, Busy, SealBroken.
+        """
         verdict = self.accounts.check_password(username, password, client)
         return self._admit(verdict, device_token, client)
 
     @unit_of_work
-    def _admit(self, verdict: Verdict, device_token: str | None, client: ClientInfo) -> MFAPending | SignedIn:
+    def _admit(
+        self, verdict: Verdict, device_token: str | None, client: ClientInfo
+    ) -> MFAPending | PasswordOnly | SignedIn:
         user_id = verdict.stored.user_id if verdict.stored else ""
         is_trusted = self.devices.recognises(user_id, device_token)
         user = self.accounts.settle(verdict, client, is_trusted=is_trusted)
         # Asked again now that the user's row is held: a device forgotten meanwhile is not let in.
         if is_trusted and self.devices.use(user.id, device_token):
             return self._sign_in(user, ("pwd",), client)
-        challenge_id, now = self.challenges.open(user.id), self.now().timestamp()
-        token = self.minter.pending(user_id=user.id, username=user.username, challenge_id=challenge_id, now=now)
-        return MFAPending(token, self.factors.methods_of(user.id))
+        challenge_id, now = self.challenges.open(user.id), self.now()
+        token = self.minter.pending(
+            user_id=user.id, username=user.username, challenge_id=challenge_id, now=now.timestamp()
+        )
+        pending = MFAPending(token, self.factors.methods_of(user.id))
+        if pending.methods or user.had_factor_at is not None:
+            return pending
+        deadline = self.policy.find_deadline(user.id, starts=True)
+        if deadline is not None and deadline <= now:
+            return pending
+        return PasswordOnly(self._sign_in(user, ("pwd",), client, step=PASSWORD), pending, deadline)
 
     @unit_of_work
     def complete(self, token: str, proof: Proof, client: ClientInfo, remember: Remember | None = None) -> SignedIn:
@@ -129,16 +161,18 @@ class Login:
         return replace(signed_in, recovery_codes=verified.recovery_codes, device_token=device_token)
 
     @unit_of_work
-    def enrol(self, token: str, client: ClientInfo) -> Enrolment:
-        """A new authenticator for an account that never had one.
+    def enrol(self, token: str, client: ClientInfo, ticket: str | None = None) -> Enrolment:
+        """A new authenticator for an account that never had one, or whose factors an administrator has reset.
 
-        Raises InvalidPendingToken, WrongStep, FactorExists.
+        `ticket` is from the reset, and good once. Raises InvalidPendingToken, WrongStep, FactorExists.
         """
         pending, user = self._waiting(token, client)
         self.challenges.ensure_open(pending, client)
-        if user.had_factor_at is not None:
+        if self.totp.is_confirmed(user.id) or (user.had_factor_at and not self.tickets.redeem(user.id, ticket)):
             self.audit.record(Event.ENROLMENT_REFUSED, client, user_id=user.id)
             raise FactorExists
+        if user.had_factor_at:
+            self.audit.record(Event.TICKET_USED, client, user_id=user.id)
         self.audit.record(Event.FACTOR_ENROLLED, client, user_id=user.id, factor="totp")
         return self.totp.enrol(user.id, user.username)
 
@@ -155,11 +189,26 @@ class Login:
             user = self.users.find_active(owner or "")
             if user is None:
                 raise InvalidRefreshToken
+            self._ensure_password_is_enough(token, user)
             grant = self.sessions.rotate(token, client)
         except InvalidRefreshToken:
             self.audit.record(Event.REFRESH_REFUSED, client, user_id=owner)
             raise
+        user.seen_at = self.now()
         return self._tokens(user, grant)
+
+    def find_account(self, identity: Identity) -> Account | None:
+        """The account behind an access token, or None if session or user have ended since.
+
+        A session without a second factor is over, too, as soon as policy asks for one.
+        """
+        account = self.sessions.find_account(identity)
+        is_over = account is not None and identity.step == PASSWORD and self._is_due(identity.user_id)
+        return None if is_over else account
+
+    @reading
+    def _is_due(self, user_id: str) -> bool:
+        return self.policy.is_due(user_id)
 
     @unit_of_work
     def step_up(self, identity: Identity, proof: Proof, client: ClientInfo) -> SignedIn:
@@ -186,6 +235,12 @@ class Login:
         self.challenges.close_all(identity.user_id)
         self.audit.record(Event.SESSIONS_ENDED, client, user_id=identity.user_id)
 
+    def _ensure_password_is_enough(self, token: RefreshToken, user: User) -> None:
+        """End a session that was opened with a password alone, once policy asks this user for more."""
+        if self.sessions.find_step(token) == PASSWORD and self.policy.is_due(user.id):
+            self.sessions.end(token.session_id)
+            raise InvalidRefreshToken
+
     def _waiting(self, token: str, client: ClientInfo) -> tuple[Pending, User]:
         """Who waits behind a pending token; the user comes from its signature alone."""
         try:
@@ -202,18 +257,26 @@ class Login:
         raise refusal
 
     def _sign_in(
-        self, user: User, amr: tuple[str, ...], client: ClientInfo, *, was_recovered: bool = False
+        self,
+        user: User,
+        amr: tuple[str, ...],
+        client: ClientInfo,
+        *,
+        was_recovered: bool = False,
+        step: str = AUTHENTICATED,
     ) -> SignedIn:
+        user.seen_at = self.now()
         is_new = not self.sessions.has_seen(user.id, client)
-        grant = self.sessions.open(user.id, amr, client)
+        grant = self.sessions.open(user.id, amr, client, step=step)
         self.audit.record(
             Event.LOGIN_COMPLETED, client, user_id=user.id, session=grant.session_id, amr=amr, new_client=is_new
         )
         left = self.recovery_codes.remaining(user.id)
-        return replace(self._tokens(user, grant), recovery_codes_left=left if was_recovered or left < FEW else None)
+        is_told = step == AUTHENTICATED and (was_recovered or left < FEW)
+        return replace(self._tokens(user, grant), recovery_codes_left=left if is_told else None)
 
     def _tokens(self, user: User, grant: Grant) -> SignedIn:
         auth_time = int(grant.authenticated_at.timestamp())
-        identity = Identity(user.id, user.username, grant.session_id, auth_time, grant.amr)
+        identity = Identity(user.id, user.username, grant.session_id, auth_time, grant.amr, grant.step)
         access_token = self.minter.access(identity, token_id=new_id(), now=self.now().timestamp())
         return SignedIn(access_token, grant.refresh_token, user.username, user.email)

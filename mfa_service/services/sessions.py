@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
 from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, is_id, new_id
-from mfa_service.crypto.tokens import Identity
+from mfa_service.crypto.tokens import AUTHENTICATED, Identity
 from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
 from mfa_service.models import Session, TOTPSecret, User
 from mfa_service.services.audit import Audit, ClientInfo, Event
@@ -42,6 +42,7 @@ class Grant:
     """A live session, and the refresh token that continues it."""
 
     session_id: str
+    step: str
     amr: tuple[str, ...]
     authenticated_at: datetime
     refresh_token: str = field(repr=False)
@@ -69,7 +70,7 @@ class Sessions:
         self._lifetime = timedelta(seconds=seconds)
         self._idle = timedelta(seconds=idle_seconds)
 
-    def open(self, user_id: str, amr: tuple[str, ...], client: ClientInfo) -> Grant:
+    def open(self, user_id: str, amr: tuple[str, ...], client: ClientInfo, *, step: str = AUTHENTICATED) -> Grant:
         """Start a session. Its id is never the client's to choose."""
         now = self._now()
         session = Session(
@@ -78,6 +79,7 @@ class Sessions:
             address=client.address,
             network=client.network,
             user_agent=client.user_agent,
+            step=step,
             amr=" ".join(amr),
             key_id=self._tokens.active_key_id,
             generation=0,
@@ -125,6 +127,10 @@ class Sessions:
     def _write_seen(self, session_id: str) -> None:
         self._session.execute(update(Session).where(Session.id == session_id).values(seen_at=self._now()))
 
+    def find_step(self, token: RefreshToken) -> str | None:
+        """The step of the session that a refresh token claims to be of; nothing is checked yet."""
+        return self._session.scalar(select(Session.step).where(Session.id == token.session_id))
+
     def find_owner(self, token: RefreshToken) -> str | None:
         """Whose session a refresh token claims to be of; nothing is checked yet."""
         return self._session.scalar(select(Session.user_id).where(Session.id == token.session_id))
@@ -138,9 +144,10 @@ class Sessions:
         if session is None or not self._tokens.is_genuine(token, session.key_id):
             raise InvalidRefreshToken
         this = (Session.id == session.id, Session.generation == token.generation, self._is_live())
-        now, following = self._now(), token.generation + 1
+        now, following, key_id = self._now(), token.generation + 1, self._tokens.active_key_id
         if changes_one(
-            self._session, update(Session).where(*this).values(generation=following, rotated_at=now, refreshed_at=now)
+            self._session,
+            update(Session).where(*this).values(generation=following, rotated_at=now, refreshed_at=now, key_id=key_id),
         ):
             self._audit.record(Event.SESSION_REFRESHED, client, user_id=session.user_id, session=session.id)
         else:
@@ -174,7 +181,13 @@ class Sessions:
     @reading
     def list(self, user_id: str, cursor: str | None) -> tuple[Sequence[Session], str | None]:
         """A page of a user's live sessions, newest first, and the cursor of the next page."""
-        return page(self._session, select(Session).where(Session.user_id == user_id, self._is_live()), Session, cursor)
+        return page(
+            self._session,
+            select(Session).where(Session.user_id == user_id, self._is_live()),
+            Session.created_at,
+            Session.id,
+            cursor,
+        )
 
     @unit_of_work
     def revoke(self, user_id: str, session_id: str, client: ClientInfo) -> None:
@@ -184,6 +197,10 @@ class Sessions:
         ):
             raise NotFound
         self._audit.record(Event.SESSION_ENDED, client, user_id=user_id, session=session_id)
+
+    def end(self, session_id: str) -> None:
+        """End a session whose user's row is held."""
+        self._end(Session.id == session_id)
 
     def revoke_all(self, user_id: str, *, keep: str = "") -> None:
         """End every session of a user but the one to `keep`."""
@@ -199,7 +216,7 @@ class Sessions:
 
     def _grant(self, session: Session) -> Grant:
         token = self._tokens.derive(session.id, session.generation, session.key_id)
-        return Grant(session.id, tuple(session.amr.split()), session.authenticated_at, token)
+        return Grant(session.id, session.step, tuple(session.amr.split()), session.authenticated_at, token)
 
     def _is_live(self) -> ColumnElement[bool]:
         now = self._now()

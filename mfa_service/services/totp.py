@@ -79,7 +79,7 @@ class TOTP:
         row = TOTPSecret(
             id=new_id(),
             user_id=user_id,
-            sealed_secret=self._vault.seal(secret, _context(user_id)),
+            sealed_secret=self._vault.seal(secret, context_of(user_id)),
             created_at=now,
             expires_at=None if seconds is None else now + timedelta(seconds=seconds),
         )
@@ -130,10 +130,14 @@ class TOTP:
 
     def _opened(self, row: TOTPSecret, client: ClientInfo) -> OpenSecret:
         try:
-            secret = self._vault.open(row.sealed_secret, _context(row.user_id))
+            secret = self._vault.open(row.sealed_secret, context_of(row.user_id))
         except SealBroken:
             self._audit.record(Event.SECRET_UNREADABLE, client, user_id=row.user_id, secret=row.id)
             raise
+        if self._vault.is_stale(row.sealed_secret):
+            unchanged = (TOTPSecret.id == row.id, TOTPSecret.sealed_secret == row.sealed_secret)
+            fresh = self._vault.seal(secret, context_of(row.user_id))
+            self._session.execute(update(TOTPSecret).where(*unchanged).values(sealed_secret=fresh))
         return OpenSecret(row.id, row.user_id, secret, row.confirmed_at is not None)
 
 
@@ -141,5 +145,6 @@ def _unconfirmed(user_id: str) -> tuple[ColumnElement[bool], ...]:
     return TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_(None)
 
 
-def _context(user_id: str) -> str:
+def context_of(user_id: str) -> str:
+    """What a TOTP secret of this user is sealed for."""
     return f"mfa_secrets.sealed_secret:{user_id}"

@@ -7,6 +7,7 @@ fire after the outermost commit, never for what was rolled back and never twice 
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ R = TypeVar("R")
 
 #: How often a unit is run at most when the database says that it collided with another.
 TRIES = 5
+#: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
+LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
 #: SQLSTATE of a table or a column that is missing, of a database that takes no changes, and of one that is full.
@@ -56,11 +59,14 @@ class UnitOfWork:
         raise AssertionError("the last try returns or raises")
 
     def _outermost(self, work: Callable[[], R], writes: bool) -> R:
-        session = self._session()
+        session, began = self._session(), time.monotonic()
         session.info.update(is_in_unit=True, events=[])
         try:
             session.connection(execution_options={WRITES: writes})
             outcome = _outcome(work)
+            session.flush()
+            if writes and time.monotonic() - began > LONGEST_SECONDS:
+                raise Unavailable  # rolled back by closing: the audit's seals count on it
             session.commit()
             events = session.info["events"]
         finally:

@@ -22,3 +22,8 @@ class Users:
         """The same, but not if disabled."""
         user = self.find(user_id)
         return user if user and user.disabled_at is None else None
+
+
+def password_context(user_id: str) -> str:
+    """What a password hash of this user is sealed for."""
+    return f"mfa_users.sealed_password:{user_id}"

@@ -15,17 +15,20 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, ParamSpec, TypeVar
 
 from flask import Response, current_app, request
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 from werkzeug.exceptions import HTTPException
 
 from mfa_service.errors import InvalidRequest, MFAError, PayloadTooLarge, UnsupportedMediaType
 
 P = ParamSpec("P")
 V = TypeVar("V", bound=BaseModel)
+B = TypeVar("B", bound="Body")
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_BYTES = 64 * 1024
@@ -36,7 +39,26 @@ _REASONS = {
     "string_type": "must be a string",
     "string_too_long": "is too long",
     "value_error": "must not hold control characters or lone surrogates",
+    "literal_error": "must be one of the values listed in the contract",
+    "rfc3339": "must be a time with its zone, such as 2027-01-31T00:00:00Z",
 }
+
+
+def _as_time(value: object) -> datetime:
+    """A time as RFC 3339 writes it; a number is none, nor is a time whose zone nobody knows."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) and len(value) >= _SHORTEST_TIME else None
+        if time and time.tzinfo and _EARLIEST <= time < _LATEST:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise PydanticCustomError("rfc3339", "not a time")
+
+
+_SHORTEST_TIME = len("2027-01-31T00:00Z")
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+#: A moment, in the query or in a body.
+Time = Annotated[datetime, BeforeValidator(_as_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class Body(BaseModel):
@@ -50,6 +72,16 @@ class Body(BaseModel):
         if isinstance(value, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
             raise ValueError
         return value
+
+
+class Query(Body):
+    """What a route takes from the query string."""
+
+
+class Paged(Query):
+    """Where a page begins."""
+
+    cursor: Annotated[str | None, Field(description="`next` of the page before.")] = None
 
 
 class Empty(BaseModel):
@@ -68,9 +100,10 @@ class Contract:
 
     takes: type[Body] | None = None
     is_optional: bool = False
-    is_paged: bool = False
+    asks: "type[Query] | None" = None
     status: int = 200
     gives: type[BaseModel] | None = None
+    media: str = ""
     refusals: tuple[type[MFAError], ...] = ()
     limits: tuple[str, ...] = ()
 
@@ -102,13 +135,17 @@ def takes(body: type[Body], *, optional: bool = False) -> Callable[[Callable[...
     return decorate
 
 
-def gives(status: int, view_class: type[V]) -> Callable[[Callable[P, V]], Callable[P, Response]]:
-    """Answer what the function returns as JSON, with this status."""
+def gives(
+    status: int, view_class: type[V], *, media: str = ""
+) -> Callable[[Callable[P, V | Response]], Callable[P, Response]]:
+    """Answer what the function returns as JSON, with this status; one that it makes itself is of type `media`."""
 
-    def decorate(view: Callable[P, V]) -> Callable[P, Response]:
+    def decorate(view: Callable[P, V | Response]) -> Callable[P, Response]:
         @functools.wraps(view)
         def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
             answer = view(*args, **kwargs)
+            if isinstance(answer, Response):
+                return answer
             if status == 204:
                 response = current_app.response_class(status=204)
                 del response.headers["Content-Type"]
@@ -116,7 +153,7 @@ def gives(status: int, view_class: type[V]) -> Callable[[Callable[P, V]], Callab
             body = answer.model_dump_json(by_alias=True, exclude_none=True)
             return current_app.response_class(body + "\n", status, mimetype="application/json")
 
-        return declare(answered, status=status, gives=view_class)
+        return declare(answered, status=status, gives=view_class, media=media)
 
     return decorate
 
@@ -126,19 +163,22 @@ def refuses(*refusals: type[MFAError]) -> Callable[[F], F]:
     return lambda view: declare(view, refusals=contract_of(view).refusals + refusals)
 
 
-def limited(*limits: Literal["credentials", "sessions", "registrations"]) -> Callable[[F], F]:
+def limited(*limits: Literal["credentials", "sessions", "registrations", "administration"]) -> Callable[[F], F]:
     """Count calls, before anything else is done, against limits that `web/limits.py` knows by name."""
     return lambda view: declare(view, limits=limits)
 
 
-def paged(view: Callable[..., Response]) -> Callable[..., Response]:
-    """Pass the `cursor` of the query string, if there is one."""
+def asks(query: type[Query]) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """Parse the query string as `query` and pass it as the first argument."""
 
-    @functools.wraps(view)
-    def with_cursor(*args: Any, **kwargs: Any) -> Response:
-        return view(*args, cursor=request.args.get("cursor"), **kwargs)
+    def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
+        @functools.wraps(view)
+        def asked(*args: Any, **kwargs: Any) -> Response:
+            return view(_parsed(query, request.args), *args, **kwargs)
 
-    return declare(with_cursor, is_paged=True)
+        return declare(asked, asks=query)
+
+    return decorate
 
 
 def request_json() -> Mapping[str, object]:
@@ -181,7 +221,7 @@ def _depth(value: object) -> int:
     return 0 if children is None else 1 + max(map(_depth, children), default=0)
 
 
-def _parsed(body: type[Body], value: Mapping[str, object]) -> Body:
+def _parsed(body: type[B], value: Mapping[str, object]) -> B:
     try:
         return body.model_validate(value)
     except ValidationError as error:

@@ -37,6 +37,7 @@ class Limits:
         self._rates = {
             "credentials": settings.auth_rate_limit,
             "sessions": settings.session_rate_limit,
+            "administration": settings.admin_rate_limit,
             EVERYBODY: settings.registration_rate_limit,
         }
         self.limiter = Limiter(

@@ -72,6 +72,7 @@ def log_events(audit: Audit) -> None:
         fields: dict[str, Any] = {
             "event": record.event,
             "userId": record.user_id,
+            "actor": client.actor or None,
             "address": client.address,
             "userAgent": client.user_agent,
             "requestId": client.request_id,

@@ -14,7 +14,7 @@ from werkzeug.routing import Rule
 
 from mfa_service import errors
 from mfa_service.errors import MFAError
-from mfa_service.web.contract import Contract, Empty, View, contract_of
+from mfa_service.web.contract import Contract, Empty, Query, View, contract_of
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEM = {
@@ -31,6 +31,7 @@ _PROBLEM = {
         "retryAfter": {"type": "integer", "minimum": 0, "description": "Seconds until another try makes sense."},
     },
 }
+_ANY_QUERY = (errors.InvalidRequest,)
 _ANY_BODY = (errors.InvalidRequest, errors.PayloadTooLarge, errors.UnsupportedMediaType)
 _ANY_ROUTE = (errors.BadRequest, errors.Unavailable)
 _HEADERS = {
@@ -79,7 +80,7 @@ def _operation(rule: Rule, view: Any, contract: Contract) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(view.__doc__ or "").partition("\n")
     operation = {
         "operationId": rule.endpoint.replace(".", "_"),
-        "tags": [rule.endpoint.partition(".")[0]],
+        "tags": [rule.endpoint.rpartition(".")[0]],
         "summary": summary,
         "description": description.strip(),
         "security": [{"bearer": []}] if errors.NoToken in contract.refusals else [],
@@ -99,13 +100,20 @@ def _operation(rule: Rule, view: Any, contract: Contract) -> dict[str, Any]:
 def _parameters(rule: Rule, contract: Contract) -> list[dict[str, Any]]:
     text = {"type": "string"}
     in_path = [{"name": name, "in": "path", "required": True, "schema": text} for name in sorted(rule.arguments)]
-    cursor = {"name": "cursor", "in": "query", "schema": text, "description": "`next` of the page before."}
-    return in_path + ([cursor] if contract.is_paged else [])
+    return [*in_path, *_queried(contract.asks)] if contract.asks else in_path
+
+
+def _queried(query: type[Query]) -> Iterator[dict[str, Any]]:
+    for name, schema in query.model_json_schema(ref_template=_REFERENCE)["properties"].items():
+        options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+        described = {"description": schema["description"]} if "description" in schema else {}
+        yield {"name": name, "in": "query", "schema": options[0]} | described
 
 
 def _responses(contract: Contract) -> dict[str, Any]:
     view = {"$ref": _REFERENCE.format(model=contract.gives.__name__ if contract.gives else "")}
-    content = {} if contract.status == 204 else {"content": {"application/json": {"schema": view}}}
+    media = {contract.media: {"schema": {"type": "string"}}} if contract.media else {}
+    content = {} if contract.status == 204 else {"content": {"application/json": {"schema": view}} | media}
     responses: dict[str, Any] = {str(contract.status): {"description": "Success"} | content}
     by_status: dict[int, list[type[MFAError]]] = defaultdict(list)
     for refusal in _all_refusals(contract):
@@ -115,9 +123,8 @@ def _responses(contract: Contract) -> dict[str, Any]:
 
 def _all_refusals(contract: Contract) -> dict[type[MFAError], None]:
     """What the route declares, and what every route of its kind may answer."""
-    general = (
-        _ANY_ROUTE + (_ANY_BODY if contract.takes else ()) + ((errors.TooManyAttempts,) if contract.limits else ())
-    )
+    general = _ANY_ROUTE + (_ANY_BODY if contract.takes else _ANY_QUERY if contract.asks else ())
+    general += (errors.TooManyAttempts,) if contract.limits else ()
     has_own_failure = any(refusal.status == 500 for refusal in contract.refusals)
     return dict.fromkeys(contract.refusals + general + (() if has_own_failure else (MFAError,)))
 

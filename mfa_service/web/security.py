@@ -28,7 +28,7 @@ _HEADERS = {
     "X-XSS-Protection": "0",
 }
 _CORS_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
     "Access-Control-Expose-Headers": "Retry-After, WWW-Authenticate, X-Request-Id",
     "Access-Control-Max-Age": "600",

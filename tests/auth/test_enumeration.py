@@ -220,7 +220,7 @@ def spoil(client: FlaskClient, rows: Rows, person: Person) -> None:
     """Seal something in place of the hash that is none."""
     [user] = rows("SELECT id FROM mfa_users WHERE username = :name", name=person.username)
     services = client.application.extensions["mfa_service"].services
-    vault = Vault(load_keys(services.settings)[0])
+    vault = Vault(load_keys(services.settings, time.time)[0])
     sealed = vault.seal(b"garbage", f"mfa_users.sealed_password:{user['id']}")
     rows("UPDATE mfa_users SET sealed_password = :sealed WHERE id = :id", sealed=sealed, id=user["id"])
 

@@ -10,15 +10,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from mfa_service.crypto.signing import SharedSecret, SigningKeys, file_name, new_key_pem, thumbprint
+from mfa_service.crypto.signing import DatedKeys, SharedSecret, SigningKeys, file_name, new_key_pem, thumbprint
 from mfa_service.errors import ConfigurationError
 
 
 def test_the_newest_file_signs_and_all_of_them_verify(folder: Path) -> None:
     old, new = written(folder, "2024.pem"), written(folder, "2025.pem")
-    keys = SigningKeys.load(folder)
-    assert keys.kid == thumbprint(new.public_key())
-    assert keys.key.private_numbers() == new.private_numbers()
+    keys = loaded(folder)
+    assert keys.signer[0] == thumbprint(new.public_key())
+    assert keys.signer[1].private_numbers() == new.private_numbers()
     for key in (old, new):
         found = keys.find(thumbprint(key.public_key()))
         assert found
@@ -28,14 +28,14 @@ def test_the_newest_file_signs_and_all_of_them_verify(folder: Path) -> None:
 def test_a_key_that_is_taken_away_verifies_no_longer(folder: Path) -> None:
     old, _new = written(folder, "2024.pem"), written(folder, "2025.pem")
     (folder / "2024.pem").unlink()
-    assert SigningKeys.load(folder).find(thumbprint(old.public_key())) is None
+    assert loaded(folder).find(thumbprint(old.public_key())) is None
 
 
 def test_an_old_key_that_is_put_back_as_the_newest_file_signs_again(folder: Path) -> None:
     old, _new = written(folder, "2024.pem"), written(folder, "2025.pem")
     (folder / "2026.pem").write_bytes((folder / "2024.pem").read_bytes())
-    keys = SigningKeys.load(folder)
-    assert keys.kid == thumbprint(old.public_key())
+    keys = loaded(folder)
+    assert keys.signer[0] == thumbprint(old.public_key())
     assert len(keys.public_jwks()["keys"]) == 2
 
 
@@ -46,7 +46,7 @@ def test_an_old_key_that_is_put_back_as_the_newest_file_signs_again(folder: Path
 )
 def test_a_kid_is_looked_up_and_nothing_else(folder: Path, kid: object) -> None:
     written(folder, "one.pem")
-    assert SigningKeys.load(folder).find(kid) is None
+    assert loaded(folder).find(kid) is None
 
 
 def test_a_kid_is_the_rfc_7638_thumbprint() -> None:
@@ -59,7 +59,7 @@ def test_a_kid_is_the_rfc_7638_thumbprint() -> None:
 
 def test_what_is_published_is_public_and_says_what_it_is_for(folder: Path) -> None:
     keys = [written(folder, "2024.pem"), written(folder, "2025.pem")]
-    published = SigningKeys.load(folder).public_jwks()["keys"]
+    published = loaded(folder).public_jwks()["keys"]
     assert [jwk["kid"] for jwk in published] == [thumbprint(key.public_key()) for key in keys]
     for jwk, key in zip(published, keys, strict=True):
         assert set(jwk) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
@@ -69,7 +69,7 @@ def test_what_is_published_is_public_and_says_what_it_is_for(folder: Path) -> No
 
 def test_a_folder_without_keys_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="no signing key"):
-        SigningKeys.load(folder)
+        loaded(folder)
 
 
 def test_files_that_are_no_unencrypted_p_256_keys_are_refused_all_at_once(folder: Path) -> None:
@@ -77,7 +77,7 @@ def test_files_that_are_no_unencrypted_p_256_keys_are_refused_all_at_once(folder
     for name, content in wrong_files().items():
         (folder / f"{name}.pem").write_bytes(content)
     with pytest.raises(ConfigurationError) as refusal:
-        SigningKeys.load(folder)
+        loaded(folder)
     assert len(refusal.value.problems) == len(wrong_files())
     assert "good.pem" not in str(refusal.value)
 
@@ -86,7 +86,7 @@ def test_a_key_of_an_unheard_of_kind_is_refused_like_the_others(folder: Path) ->
     # PKCS 8 with the object identifier 1.2.3, which names no algorithm.
     (folder / "odd.pem").write_bytes(pem(bytes.fromhex("300e 020100 3004 06022a03 0403 616263")))
     with pytest.raises(ConfigurationError, match=r"odd\.pem"):
-        SigningKeys.load(folder)
+        loaded(folder)
 
 
 def test_a_fresh_key_is_an_unencrypted_p_256_key_of_its_own() -> None:
@@ -152,3 +152,8 @@ def pem(der: bytes) -> bytes:
 
 def base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def loaded(folder: Path) -> SigningKeys:
+    """The keys of a folder, when all of them are active."""
+    return DatedKeys.load(folder).as_of(10**11)

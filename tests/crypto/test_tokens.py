@@ -184,7 +184,7 @@ def test_another_key_of_the_same_kid_does_not_sign() -> None:
         [KID],
         {"kid": KID},
     ],
-    ids=lambda kid: ascii(kid)[:24],
+    ids=lambda kid: type(kid).__name__,
 )
 def test_a_kid_names_a_key_that_is_loaded_and_nothing_else(kid: object) -> None:
     ensure_refused(forged(header={"kid": kid}))
@@ -204,7 +204,7 @@ def test_a_token_without_a_kid_belongs_to_no_key() -> None:
 
 def test_a_key_in_the_header_is_not_believed() -> None:
     stranger = SigningKeys([STRANGER])
-    for kid in (KID, stranger.kid):
+    for kid in (KID, stranger.signer[0]):
         header = ACCESS_HEADER | {"jwk": stranger.public_jwks()["keys"][0], "kid": kid}
         ensure_refused(compact(header, ACCESS, es256(STRANGER)))
     ensure_refused(compact(ACCESS_HEADER | {"x5c": ["MIIB"], "kid": "x"}, ACCESS, es256(STRANGER)))
@@ -433,7 +433,7 @@ def test_typ_is_required() -> None:
     "step",
     [
         "mfa_pending",
-        "password",
+        "Password",
         "Authenticated",
         "AUTHENTICATED",
         "authenticated ",
@@ -600,7 +600,7 @@ def test_another_secret_does_not_sign(secret: bytes) -> None:
         )
 
 
-@pytest.mark.parametrize("kid", ["", "x", "../../dev/null", KID, None, 0, False], ids=ascii)
+@pytest.mark.parametrize("kid", ["", "x", "../../dev/null", KID, None, 0, False], ids=lambda kid: type(kid).__name__)
 def test_with_a_shared_secret_a_kid_is_refused(kid: object) -> None:
     token = compact({"alg": "HS256", "typ": "at+jwt", "kid": kid}, ACCESS, hs256(SECRET.encode()))
     with pytest.raises(InvalidToken):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mfa_service.errors import InvalidCredentials, InvalidPendingToken, InvalidRefreshToken, InvalidToken
+from mfa_service.errors import InvalidCredentials, InvalidPendingToken, InvalidRefreshToken, InvalidToken, NotFound
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.factories import PASSWORD, Person
 from tests.services import (
@@ -30,15 +31,15 @@ Act = Callable[[Services, str], None]
 
 
 def disable(services: Services, user_id: str) -> None:
-    services.accounts.disable(user_id, CLIENT, reason="left the company")
+    services.administration.disable(By(CLIENT, reason="left the company"), user_id)
 
 
 def enable(services: Services, user_id: str) -> None:
-    services.accounts.enable(user_id, CLIENT)
+    services.administration.enable(By(CLIENT), user_id)
 
 
 def remove(services: Services, user_id: str) -> None:
-    services.accounts.delete(user_id, CLIENT, reason="asked for")
+    services.administration.delete(By(CLIENT, reason="asked for"), user_id)
 
 
 @pytest.mark.parametrize("act", [disable, remove])
@@ -134,19 +135,20 @@ def test_the_next_of_that_name_is_somebody_else(services: Services, rows: Rows) 
 
 
 @pytest.mark.parametrize("act", [disable, enable, remove])
-def test_what_is_done_to_nobody_does_nothing(services: Services, rows: Rows, act: Act) -> None:
+def test_nobody_is_not_found_and_nothing_is_done(services: Services, rows: Rows, act: Act) -> None:
     register(services, "ada")
     before = rows("SELECT * FROM mfa_users"), events(rows)
     for user_id in ("", "x" * 22, "ada", "%"):
-        act(services, user_id)
+        ensure_refused(NotFound, lambda it=user_id: act(services, it))
     assert (rows("SELECT * FROM mfa_users"), events(rows)) == before
 
 
 def test_each_is_recorded_once_with_its_reason(services: Services, rows: Rows) -> None:
     register(services, "ada")
     user_id = user_id_of(rows, "ada")
-    for act in (disable, disable, enable, remove, remove):
+    for act in (disable, disable, enable, enable, remove):
         act(services, user_id)
+    ensure_refused(NotFound, lambda: remove(services, user_id))
     found = events(rows)
     assert [found.count(f"user.{name}") for name in ("disabled", "enabled", "deleted")] == [1, 1, 1]
     [row] = rows("SELECT detail FROM mfa_events WHERE event = 'user.disabled'")

@@ -7,6 +7,7 @@ import pytest
 
 from mfa_service.errors import InvalidCode, InvalidCredentials, NotFound
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import MFAPending, Remember, SignedIn
 from tests.conftest import Clock
 from tests.factories import PASSWORD, Person
@@ -172,7 +173,7 @@ def change_password(services: Services, ada: Person, rows: Rows) -> None:
 
 
 def reset_factors(services: Services, ada: Person, rows: Rows) -> None:
-    services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
 
 
 def replace_authenticator(services: Services, ada: Person, rows: Rows) -> None:
@@ -182,8 +183,8 @@ def replace_authenticator(services: Services, ada: Person, rows: Rows) -> None:
 
 
 def disable_and_enable(services: Services, ada: Person, rows: Rows) -> None:
-    services.accounts.disable(user_id_of(rows, "ada"), CLIENT, reason="left")
-    services.accounts.enable(user_id_of(rows, "ada"), CLIENT)
+    services.administration.disable(By(CLIENT, reason="left"), user_id_of(rows, "ada"))
+    services.administration.enable(By(CLIENT), user_id_of(rows, "ada"))
 
 
 def sign_out_everywhere(services: Services, ada: Person, rows: Rows) -> None:
@@ -236,7 +237,7 @@ def test_a_device_of_a_disabled_or_deleted_user_lets_nobody_in(
     user_id = user_id_of(rows, "ada")
     rows("UPDATE mfa_users SET disabled_at = created_at")
     ensure_refused(InvalidCredentials, lambda: begin(services, ada, device))
-    services.accounts.delete(user_id, CLIENT, reason="asked for")
+    services.administration.delete(By(CLIENT, reason="asked for"), user_id)
     register(services, "ada")
     assert isinstance(begin(services, ada, device), MFAPending)
 

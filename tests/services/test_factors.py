@@ -13,9 +13,11 @@ from mfa_service.errors import (
     InvalidRefreshToken,
     InvalidToken,
     MFARequired,
+    NotFound,
     NothingToConfirm,
 )
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.conftest import Clock
 from tests.factories import Person
@@ -275,7 +277,7 @@ def test_a_reset_ends_all_that_rested_on_the_factors(services: Services, ada: Pe
     device = trust_device(services, ada)
     signed_in, pending = sign_in(services, ada, steps=1), log_in(services, ada)
     with another(services) as worker:
-        worker.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+        worker.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
     assert not is_live(services, signed_in)
     ensure_refused(InvalidRefreshToken, lambda: services.login.refresh(signed_in.refresh_token, CLIENT))
     ensure_refused(InvalidPendingToken, lambda: verify(services, pending, ada, steps=2))
@@ -289,7 +291,7 @@ def test_a_reset_ends_all_that_rested_on_the_factors(services: Services, ada: Pe
 def test_after_a_reset_a_password_alone_still_enrols_nothing(
     services: Services, ada: Person, signed_in: SignedIn, rows: Rows
 ) -> None:
-    services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
     token = log_in(services, ada)
     ensure_refused(FactorExists, lambda: services.login.enrol(token, CLIENT))
     ensure_refused(InvalidCode, lambda: verify(services, token, ada, steps=1))
@@ -299,20 +301,23 @@ def test_a_reset_takes_the_waiting_replacement_too(
     services: Services, ada: Person, signed_in: SignedIn, rows: Rows
 ) -> None:
     new = replace(services, rows, ada)
-    services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
     ensure_refused(NothingToConfirm, lambda: confirm(services, rows, new))
     ensure_refused(InvalidCode, lambda: sign_in(services, new))
 
 
-def test_a_reset_of_nobody_does_nothing(services: Services, ada: Person, signed_in: SignedIn, rows: Rows) -> None:
+def test_a_reset_of_nobody_is_refused_and_does_nothing(
+    services: Services, ada: Person, signed_in: SignedIn, rows: Rows
+) -> None:
     before = events(rows)
-    services.factors.reset("x" * 22, CLIENT, reason="typing error")
+    by = By(CLIENT, reason="typing error")
+    ensure_refused(NotFound, lambda: services.administration.reset_factors(by, "x" * 22))
     assert events(rows) == before
     assert is_live(services, signed_in)
 
 
 def test_nobody_goes_without_a_factor(services: Services, ada: Person, signed_in: SignedIn, rows: Rows) -> None:
-    ensure_refused(MFARequired, lambda: services.factors.remove(acting(services, user_id_of(rows, "ada"))))
+    ensure_refused(MFARequired, lambda: services.factors.remove(acting(services, user_id_of(rows, "ada")), CLIENT))
     assert services.factors.summary(user_id_of(rows, "ada")).policy == "required"
     assert sign_in(services, ada, steps=1)
 
@@ -343,7 +348,7 @@ def changes_of(services: Services, identity: Identity, new: Person) -> list[Call
         lambda: services.factors.replace(identity, CLIENT),
         lambda: services.factors.confirm_replacement(identity, new.code(services.clock()), CLIENT),
         lambda: services.factors.renew_recovery_codes(identity, CLIENT),
-        lambda: services.factors.remove(identity),
+        lambda: services.factors.remove(identity, CLIENT),
     ]
 
 
@@ -352,7 +357,7 @@ def test_the_log_keeps_every_factor_that_was_ever_bound(
 ) -> None:
     confirm(services, rows, replace(services, rows, ada))
     services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
-    services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
     assert [name for name in events(rows) if name.startswith(("factor.", "recovery_codes."))] == [
         "factor.confirmed",
         "recovery_codes.issued",

@@ -9,6 +9,7 @@ import pytest
 
 from mfa_service.errors import InvalidCode, InvalidCredentials, InvalidRecoveryCode, RefreshReused
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo, Event, Recorded
 from mfa_service.services.login import SignedIn
 from mfa_service.services.notices import Notice
@@ -80,7 +81,7 @@ def test_a_factor_that_was_replaced_or_removed_is_news_and_one_that_waits_is_not
     new = Person("ada", "", "", services.factors.replace(acting(services, user_id), CLIENT).secret)
     services.factors.confirm_replacement(acting(services, user_id), new.code(services.clock()), CLIENT)
     services.factors.renew_recovery_codes(acting(services, user_id), CLIENT)
-    services.factors.reset(user_id, CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id)
     assert told(services, heard) == ["factor.replaced", "recovery_codes.issued", "factor.removed"]
 
 

@@ -13,6 +13,7 @@ from mfa_service.errors import (
     WeakPassword,
 )
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.conftest import Clock
 from tests.factories import PASSWORD, Person
@@ -153,7 +154,7 @@ def test_of_two_changes_at_once_one_wins(services: Services, this: SignedIn, row
 def test_a_disabled_or_deleted_user_changes_nothing(services: Services, this: SignedIn, rows: Rows) -> None:
     rows("UPDATE mfa_users SET disabled_at = created_at")
     ensure_refused(InvalidCredentials, lambda: change(services, this))
-    services.accounts.delete(user_id_of(rows, "ada"), CLIENT, reason="asked for")
+    services.administration.delete(By(CLIENT, reason="asked for"), user_id_of(rows, "ada"))
     ensure_refused(InvalidToken, lambda: change(services, this))
 
 

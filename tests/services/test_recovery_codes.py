@@ -6,6 +6,7 @@ import pytest
 
 from mfa_service.errors import InvalidCode, InvalidPendingToken, InvalidRecoveryCode
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.conftest import Clock
 from tests.factories import Person
@@ -232,7 +233,7 @@ def test_renewing_opens_codes_that_were_disabled_by_guessing(
 
 
 def test_after_a_reset_no_code_works(services: Services, ada: Person, codes: tuple[str, ...], rows: Rows) -> None:
-    services.factors.reset(user_id_of(rows, "ada"), CLIENT, reason="phone lost")
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
     for code in codes[:3]:
         ensure_refused(InvalidRecoveryCode, lambda code=code: redeem(services, ada, code))
     assert rows("SELECT * FROM mfa_recovery_codes") == []

@@ -9,6 +9,7 @@ import pytest
 from mfa_service.crypto.keyring import new_keyring_text
 from mfa_service.errors import InvalidRefreshToken, RefreshReused, SealBroken
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.login import SignedIn
 from tests.conftest import Clock
 from tests.factories import Person
@@ -368,7 +369,7 @@ def test_a_refresh_token_is_not_shown_when_printed(services: Services, first: Si
 
 
 def test_the_session_of_a_deleted_user_refreshes_nothing(services: Services, first: SignedIn, rows: Rows) -> None:
-    services.accounts.delete(user_id_of(rows, "ada"), CLIENT, reason="asked for")
+    services.administration.delete(By(CLIENT, reason="asked for"), user_id_of(rows, "ada"))
     ensure_refused(InvalidRefreshToken, lambda: refresh(services, first))
 
 

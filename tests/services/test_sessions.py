@@ -338,7 +338,7 @@ def statements_of(services: Services) -> Iterator[list[str]]:
 
 def multiply(rows: Rows, count: int) -> None:
     """Beside the one session that there is, so many more, older by seconds, two of each age."""
-    columns = "user_id, address, network, user_agent, amr, key_id, generation"
+    columns = "user_id, address, network, user_agent, step, amr, key_id, generation"
     columns += ", authenticated_at, refreshed_at, seen_at, expires_at"
     [one] = rows("SELECT id, created_at FROM mfa_sessions")
     started, zone = one["created_at"], "+00:00"

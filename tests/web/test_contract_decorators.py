@@ -9,7 +9,19 @@ from werkzeug.test import TestResponse
 
 from mfa_service.errors import InvalidCode, InvalidToken, LoginFailed, MFAError, NoToken
 from mfa_service.web import errors
-from mfa_service.web.contract import Body, Contract, Empty, View, contract_of, gives, limited, paged, refuses, takes
+from mfa_service.web.contract import (
+    Body,
+    Contract,
+    Empty,
+    Paged,
+    View,
+    asks,
+    contract_of,
+    gives,
+    limited,
+    refuses,
+    takes,
+)
 
 
 class GreetBody(Body):
@@ -126,13 +138,13 @@ def test_204_has_neither_a_body_nor_a_type() -> None:
     assert (answer.status_code, answer.data) == (204, b"")
 
 
-def test_paged_hands_the_cursor_to_the_view() -> None:
+def test_asks_hands_the_query_to_the_view() -> None:
     seen = []
 
-    @paged
+    @asks(Paged)
     @gives(201, GreetView)
-    def greet(cursor: str | None) -> GreetView:
-        seen.append(cursor)
+    def greet(query: Paged) -> GreetView:
+        seen.append(query.cursor)
         return GreetView(first_name="Ada")
 
     app = bare_app()
@@ -140,7 +152,7 @@ def test_paged_hands_the_cursor_to_the_view() -> None:
     for query in ({}, {"cursor": "abc"}, {"cursor": ""}):
         assert app.test_client().get("/", query_string=query).status_code == 201
     assert seen == [None, "abc", ""]
-    assert contract_of(greet).is_paged
+    assert contract_of(greet).asks is Paged
 
 
 def test_gives_answers_in_camel_case_without_what_is_none() -> None:

@@ -1,6 +1,7 @@
 """The routes about the service itself: alive, ready, its public keys, its contract."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_old_keys_stay_published_and_the_newest_signs(
     folder = tmp_path / "keys"
     shutil.copytree(instance / "signing-keys", folder)
     (folder / "two.pem").write_bytes(new_key_pem())
+    for name in ("one.pem", "two.pem"):
+        os.utime(folder / name, (clock() - 60, clock() - 60))
     client = make_app(MFA_SIGNING_KEYS=str(folder)).test_client()
     old, new = (key["kid"] for key in client.get("/.well-known/jwks.json").json["keys"])
     assert jwt.get_unverified_header(log_in(client, register(client)))["kid"] == new
@@ -174,9 +177,9 @@ def test_the_document_says_what_each_route_takes_gives_and_refuses(app: Flask, o
             assert operation.get("requestBody", {}).get("required", False) == bool(
                 contract.takes and not contract.is_optional
             )
-            assert {"name": "cursor", "in": "query"}.items() <= next(
-                (part for part in operation.get("parameters", []) if part["in"] == "query"), {}
-            ).items() or not contract.is_paged
+            asked = {part["name"] for part in operation.get("parameters", []) if part["in"] == "query"}
+            members = contract.asks.model_fields.values() if contract.asks else []
+            assert asked == {member.alias for member in members}
             named = {part["name"] for part in operation.get("parameters", []) if part["in"] == "path"}
             assert named == rule.arguments
             assert str(contract.status) in operation["responses"]

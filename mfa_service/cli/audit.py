@@ -1,0 +1,131 @@
+"""The audit log from a terminal: search, take away, seal, verify, prune."""
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, TextIO
+
+import click
+
+from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, track, yes
+from mfa_service.cli.policy import in_utc
+from mfa_service.crypto.chain import Seal
+from mfa_service.services import Services
+from mfa_service.services.audit_log import Entry, EventFilter
+from mfa_service.services.reports import as_ndjson
+
+_UNITS = {"d": "days", "h": "hours", "w": "weeks"}
+
+
+@mfa.group()
+def audit() -> None:
+    """The audit log and its seals."""
+
+
+def _filters(command: Any) -> Any:
+    options = (
+        click.option("--event", help="Its name, such as login.completed."),
+        click.option("--user", help="Whom it happened to: a username or an id."),
+        click.option("--actor", help="Who did it: an administrator's id, or cli:NAME."),
+        click.option("--from", "since", type=click.DateTime(), help="From this time on (UTC)."),
+        click.option("--to", "before", type=click.DateTime(), help="Before this time (UTC)."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@audit.command("search")
+@_filters
+@click.option("--limit", default=50, show_default=True, help="So many at most, newest first.")
+@as_json
+def search(limit: int, is_json: bool, **which: Any) -> None:
+    """Search the audit log, newest first."""
+    with open_services() as services:
+        found = services.audit_log.export(_filter(services, **which))
+        show([vars(entry) for entry, _ in zip(found, range(limit), strict=False)], is_json=is_json)
+
+
+@audit.command("export")
+@_filters
+def export(**which: Any) -> None:
+    """Print events as JSON, one a line, newest first. That they were taken is an event itself."""
+    with open_services() as services:
+        services.administration.record_export(operator())
+        sys.stdout.writelines(as_ndjson(_members(it) for it in services.audit_log.export(_filter(services, **which))))
+
+
+@audit.command("seal")
+def seal() -> None:
+    """Seal the events that no seal speaks of yet. A running service does so by itself."""
+    with open_services() as services:
+        made = services.seals.seal()
+    click.echo(f"{len(made)} seals over {sum(each.count for each in made)} events", err=True)
+
+
+@audit.command("verify")
+@click.option("--seals", "shipped", type=click.File(), help="Seals that were kept elsewhere, as JSON lines.")
+def verify(shipped: TextIO | None) -> None:
+    """Look at every seal and every sealed event; exit with 1 and name what was tampered with.
+
+    Without --seals nothing can show that the newest events were cut off together with their seals.
+    """
+    findings: list[str] = []
+    with open_services() as services:
+        kept = list(_shipped(shipped)) if shipped else []
+        looked = track(_looked_at(services, kept, findings), "events verified")
+    for finding in findings:
+        click.secho(f"tampered: {finding}", fg="red")
+    if findings:
+        sys.exit(1)
+    compared = f", {len(kept)} shipped seals among them" if shipped else ""
+    click.echo(f"sound: {looked} sealed events are what was written{compared}")
+
+
+@audit.command("prune")
+@click.option("--older-than", required=True, help="Such as 365d, 52w or 48h.")
+@yes
+def prune(older_than: str, yes: bool) -> None:
+    """Remove whole sealed ranges that are older, and leave a signed record that `verify` accepts."""
+    match = re.fullmatch(r"([0-9]{1,5})([dhw])", older_than)
+    if not match:
+        raise click.UsageError("--older-than must read like 365d, 52w or 48h")
+    age = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    confirm(f"Remove audit events older than {older_than} for ever?", yes=yes)
+    with open_services() as services:
+        track(services.seals.prune(age, operator().client), "events removed")
+
+
+def _filter(
+    services: Services,
+    event: str | None,
+    user: str | None,
+    actor: str | None,
+    since: datetime | None,
+    before: datetime | None,
+) -> EventFilter:
+    # The account may be gone; its events are found by its id all the same.
+    user_id = (services.directory.find_id(user) or user) if user else None
+    return EventFilter(event, user_id, actor, in_utc(since), in_utc(before))
+
+
+def _members(entry: Entry) -> dict[str, Any]:
+    return vars(entry) | {"at": entry.at.isoformat()}
+
+
+def _shipped(lines: TextIO) -> Iterator[Seal]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Seal.from_json(line)
+        except ValueError:
+            raise click.ClickException(f"line {number} of the shipped seals is none") from None
+
+
+def _looked_at(services: Services, kept: list[Seal], findings: list[str]) -> Iterator[int]:
+    """The steps of verifying; what is found goes to `findings`."""
+    before = 0
+    for progress in services.seals.verify(kept):
+        findings += progress.findings
+        yield progress.events - before
+        before = progress.events

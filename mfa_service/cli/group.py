@@ -1,0 +1,155 @@
+"""The command group, and what its commands share: services, errors in one line, output for people and for scripts.
+
+Exit codes: 0 done, 1 refused or something is wrong, 2 the command was typed wrongly.
+"""
+
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from mfa_service.config import Settings, from_environment
+from mfa_service.errors import ConfigurationError, MFAError, SealBroken, Unavailable
+from mfa_service.services import Services
+from mfa_service.services.administration import By
+from mfa_service.services.audit import ClientInfo
+from mfa_service.services.unit_of_work import cause
+
+
+class Explained(click.Group):
+    """A group whose commands say what went wrong in a line instead of a traceback, and exit with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except (ConfigurationError, MFAError, SQLAlchemyError) as error:
+            for problem in _problems(error):
+                click.echo(f"error: {problem}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Explained)
+def mfa() -> None:
+    """Set up, run and look after the multi-factor sign-in."""
+    os.umask(0o077)  # whatever a command makes, keys or an SQLite file, is its owner's alone
+
+
+def _problems(error: Exception) -> list[str]:
+    if isinstance(error, ConfigurationError):
+        return error.problems
+    if isinstance(error, SealBroken):
+        return ["a sealed value does not open: its key is missing, or it was changed; the audit log says whose"]
+    if isinstance(error, Unavailable):
+        return ["the database is out of order, or not migrated: see above, and `flask mfa doctor`"]
+    if isinstance(error, MFAError):
+        reasons = "; ".join(f"{member} {reason}" for member, reason in error.fields.items())
+        return [f"{error.message}{': ' if reasons else ''}{reasons}"]
+    where = "MFA_DATABASE_URL says where it is looked for"
+    return [f"the database can't be reached ({cause(error)}); {where}"] if isinstance(error, SQLAlchemyError) else []
+
+
+@contextmanager
+def open_services() -> Iterator[Services]:
+    """The services as the environment configures them, with a keyring that is the database's own."""
+    settings = Settings.load(from_environment(os.environ))
+    services = Services(settings, create_engine(settings.database), time.time)
+    try:
+        services.health.ensure_keyring()
+        yield services
+    finally:
+        services.close()
+
+
+def operator(reason: str = "") -> By:
+    """Who acts at this terminal."""
+    name = "unknown"
+    with suppress(KeyError, OSError):
+        name = getpass.getuser()
+    return By(ClientInfo(user_agent="flask mfa", actor=f"cli:{name}"[:64]), reason=reason)
+
+
+def user_id_of(services: Services, user: str) -> str:
+    """The id behind a username or an id. Raises a usage error if there is none."""
+    found = services.directory.find_id(user)
+    if found is None:
+        raise click.ClickException(f"there is no user {user!r}")
+    return found
+
+
+as_json = click.option("--json", "is_json", is_flag=True, help="One JSON document instead of a table.")
+why = click.option("--reason", default="", help="Stands in the audit log.")
+yes = click.option("--yes", is_flag=True, help="Don't ask back.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what can't be undone; anything but yes ends the command with 1."""
+    if not yes:
+        click.confirm(question, abort=True)
+
+
+def show(rows: Sequence[Mapping[str, Any]], *, is_json: bool, title: str = "") -> None:
+    """Print rows: a table for people, one document for scripts."""
+    if is_json:
+        click.echo(json.dumps(rows, indent=2, default=_plain))
+        return
+    table = Table(title=title or None, title_justify="left")
+    for name in rows[0] if rows else ("nothing",):
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    _console().print(table)
+
+
+def show_one(row: Mapping[str, Any], *, is_json: bool) -> None:
+    """Print one thing: a member a line for people, one document for scripts."""
+    if is_json:
+        click.echo(json.dumps(row, indent=2, default=_plain))
+        return
+    table = Table(show_header=False)
+    for name, value in row.items():
+        table.add_row(name.replace("_", " "), _cell(value))
+    _console().print(table)
+
+
+def track(steps: Iterable[int], what: str, total: int | None = None) -> int:
+    """Draw a bar while batches come in, on standard error; says how many and how fast at the end."""
+    began, done = time.monotonic(), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        for step in steps:
+            done += step
+            bar.update(task, completed=done)
+    seconds = max(time.monotonic() - began, 1e-6)
+    click.echo(f"{what}: {done} in {seconds:.1f} s, {done / seconds:.0f}/s", err=True)
+    return done
+
+
+def _console() -> Console:
+    # Piped into a file there is no width to keep to.
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(each)}" for name, each in value.items())
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

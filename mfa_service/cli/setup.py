@@ -1,0 +1,93 @@
+"""Setting up: keys, schema, the first administrator; and whether all is well."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+from sqlalchemy import create_engine
+
+from mfa_service import doctor
+from mfa_service.cli.group import mfa, open_services, operator
+from mfa_service.config import Settings, from_environment
+from mfa_service.crypto import qr
+from mfa_service.crypto.chain import new_seal_key_pem
+from mfa_service.crypto.keyring import new_keyring_text
+from mfa_service.crypto.signing import file_name, new_key_pem
+from mfa_service.services import database, schema
+
+
+@mfa.command()
+def init() -> None:
+    """Make the keyring, a signing key and a seal key in the instance folder; what exists is left alone."""
+    settings = Settings.load(from_environment(os.environ), needs_keys=False)
+    if not settings.keys:
+        create(settings.keyring_file, new_keyring_text().encode())
+    if not settings.jwt_secret:
+        made_before = sorted(settings.signing_folder.glob("*.pem"))
+        create(made_before[-1] if made_before else settings.signing_folder / file_name(time.time()), new_key_pem())
+    sealing = sorted(settings.seal_folder.glob("*.pem"))
+    create(sealing[-1] if sealing else settings.seal_folder / "ed25519-1.pem", new_seal_key_pem())
+
+
+@mfa.command()
+def upgrade() -> None:
+    """Bring the database to the newest schema."""
+    settings = Settings.load(from_environment(os.environ), needs_keys=False)
+    engine = database.engine_for(create_engine(settings.database))
+    schema.upgrade(engine)
+    click.echo(f"database is at revision {schema.find_current(engine)}")
+    engine.dispose()
+
+
+@mfa.command("create-admin")
+@click.argument("username")
+@click.option("--email", prompt=True, help="Where notices go.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+def create_admin(username: str, email: str, password_stdin: bool) -> None:
+    """Make an administrator, and show the QR code for their phone. The first sign-in with a code confirms it.
+
+    Somebody who has an account already gets the role by `flask mfa set-role`.
+    """
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    with open_services() as services:
+        enrolment = services.accounts.create_administrator(username, password, email, operator().client)
+    click.echo(qr.as_text(enrolment.uri))
+    click.echo(f"key for typing: {enrolment.secret}")
+    click.echo(f"{username} is an administrator. Scan the code, then sign in: it is not shown again.")
+
+
+@mfa.command()
+def prune() -> None:
+    """Remove challenges, sessions, devices and counters that have ended; safe beside traffic."""
+    with open_services() as services:
+        for name, count in services.housekeeping.prune().items():
+            click.echo(f"{count:8} {name}")
+
+
+@mfa.command(name="doctor")
+def doctor_command() -> None:
+    """Check configuration, keys, database and limiter; exit with 1 if something would go wrong."""
+    findings = doctor.examine(from_environment(os.environ))
+    for finding in findings:
+        click.secho(f"{finding.level:7}", fg=doctor.COLOURS[finding.level], nl=False)
+        click.echo(f" {finding.subject}: {finding.text}")
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, unless there is one already."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        click.echo(f"kept  {path}")
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    click.echo(f"wrote {path}")

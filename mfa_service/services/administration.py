@@ -1,0 +1,216 @@
+"""Administration: what is done to accounts by somebody else, each act with who did it, why, before and after.
+
+An administrator acts in a live session of their own, which is looked at again in the unit that changes something;
+the operator at a terminal acts as `cli:` and their name. The last administrator can't be taken away by either; the
+operator alone may reset that one's factors, for else a lost phone would be the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session, scoped_session
+
+from mfa_service.crypto.tokens import Identity
+from mfa_service.errors import InvalidToken, NotFound, RoleRequired
+from mfa_service.models import User
+from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.challenges import Challenges
+from mfa_service.services.devices import Devices
+from mfa_service.services.lockout import Lockout
+from mfa_service.services.policy import Deadline, Policy, Rules
+from mfa_service.services.recovery_codes import RecoveryCodes
+from mfa_service.services.roles import ADMIN, Roles, ensure_names
+from mfa_service.services.sessions import Sessions
+from mfa_service.services.tickets import Tickets
+from mfa_service.services.totp import TOTP
+from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
+from mfa_service.services.users import Users
+
+
+@dataclass(frozen=True)
+class By:
+    """Who acts, from where, and why. Without an identity it is the operator at a terminal."""
+
+    client: ClientInfo
+    identity: Identity | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to be different about an account; None leaves it as it is."""
+
+    roles: tuple[str, ...] | None = None
+    disabled: bool | None = None
+    mfa_required: bool | None = None
+    deadline: Deadline = field(default_factory=Deadline)
+
+
+@dataclass(frozen=True)
+class Administration:
+    """Changes accounts and policy on behalf of somebody."""
+
+    session: scoped_session[Session]
+    unit: UnitOfWork
+    audit: Audit
+    users: Users
+    roles: Roles
+    policy: Policy
+    locks: Lockout
+    totp: TOTP
+    recovery_codes: RecoveryCodes
+    tickets: Tickets
+    challenges: Challenges
+    sessions: Sessions
+    devices: Devices
+    now: Callable[[], datetime]
+
+    @unit_of_work
+    def change(self, by: By, user_id: str, changes: Changes) -> None:
+        """Change roles, disable or enable, require a second factor or no longer.
+
+        Raises NotFound, InvalidRequest, LastAdministrator.
+        """
+        ensure_names(changes.roles or ())
+        user = self._get(by, user_id)
+        before = self.roles.of(user.id)
+        if (changes.roles is not None and ADMIN not in changes.roles and ADMIN in before) or changes.disabled:
+            self.roles.ensure_another_administrator(user.id)
+        if changes.roles is not None and set(changes.roles) != set(before):
+            self.roles.replace(user.id, changes.roles)
+            self._record(Event.ROLES_CHANGED, by, user, before=before, after=tuple(sorted(changes.roles)))
+        if changes.disabled is not None:
+            self._set_disabled(by, user, changes.disabled)
+        if changes.mfa_required is not None:
+            self._require(by, user, changes.deadline if changes.mfa_required else None)
+
+    def disable(self, by: By, user_id: str) -> None:
+        """Let nobody in with this account, and end all that was let in. Raises NotFound, LastAdministrator."""
+        self.change(by, user_id, Changes(disabled=True))
+
+    def enable(self, by: By, user_id: str) -> None:
+        """Undo `disable`; sessions and devices stay ended. Raises NotFound."""
+        self.change(by, user_id, Changes(disabled=False))
+
+    @unit_of_work
+    def delete(self, by: By, user_id: str) -> None:
+        """Remove an account and all that belongs to it but the audit log. Its id is never used again.
+
+        Raises NotFound, LastAdministrator.
+        """
+        user = self._get(by, user_id)
+        self.roles.ensure_another_administrator(user.id)
+        self._record(Event.USER_DELETED, by, user)
+        self.session.execute(delete(User).where(User.id == user.id))
+
+    @unit_of_work
+    def reset_factors(self, by: By, user_id: str) -> str:
+        """Take all factors from an account, end whatever rested on them, and give a ticket for enrolling anew.
+
+        A password alone does not enrol: the ticket has to be handed over in a way that is trusted. Raises NotFound,
+        and LastAdministrator for an administrator who is the only one and no operator.
+        """
+        user = self._get(by, user_id)
+        if by.identity:
+            self.roles.ensure_another_administrator(user.id)
+        self.totp.forget_all(user.id)
+        self.recovery_codes.forget_all(user.id)
+        self.locks.forget_all(user.id)
+        self._end_trust(user.id)
+        user.had_factor_at = user.had_factor_at or self.now()
+        self._record(Event.FACTOR_REMOVED, by, user)
+        return self.tickets.issue(user.id)
+
+    @unit_of_work
+    def unlock(self, by: By, user_id: str) -> None:
+        """Forget the failures of an account: locks open, disabled factors work again. Raises NotFound."""
+        user = self._get(by, user_id)
+        self.locks.forget_all(user.id)
+        self._record(Event.USER_UNLOCKED, by, user)
+
+    @unit_of_work
+    def end_sessions(self, by: By, user_id: str) -> None:
+        """End all sessions of an account, its remembered devices and pending tokens. Raises NotFound."""
+        user = self._get(by, user_id)
+        self._end_trust(user.id)
+        self._record(Event.SESSIONS_ENDED, by, user)
+
+    @unit_of_work
+    def set_policy(self, by: By, rules: Rules) -> None:
+        """Put other rules in place. Raises InvalidRequest."""
+        ensure_names(rules.roles)
+        self._ensure_administrator(by)
+        self.roles.hold_administrators()  # of two that change it at the same time, one waits
+        before = self.policy.read()
+        self.policy.replace(rules)
+        self.audit.record(
+            Event.POLICY_CHANGED, by.client, reason=by.reason, before=before.as_detail(), after=rules.as_detail()
+        )
+
+    @reading
+    def has_role(self, identity: Identity, role: str) -> bool:
+        """Whether the user of a live session has a role now."""
+        return self.roles.has(identity.user_id, role)
+
+    @unit_of_work
+    def record_refusal(self, identity: Identity, client: ClientInfo, role: str) -> None:
+        """Note that somebody wanted in who has not the role."""
+        self.audit.record(Event.ACCESS_REFUSED, client, user_id=identity.user_id, role=role)
+
+    @unit_of_work
+    def record_export(self, by: By) -> None:
+        """Note that the audit log was taken away."""
+        self._ensure_administrator(by)
+        self.audit.record(Event.AUDIT_EXPORTED, by.client, reason=by.reason)
+
+    def _get(self, by: By, user_id: str) -> User:
+        # Held in the order of their ids: two administrators that act on each other don't wait for each other.
+        for held in sorted({user_id, by.identity.user_id if by.identity else user_id}):
+            self.users.find(held)
+        self._ensure_administrator(by)
+        user = self.users.find(user_id)
+        if user is None:
+            raise NotFound
+        return user
+
+    def _ensure_administrator(self, by: By) -> None:
+        """Asked again here: session or role may have ended since the guard looked."""
+        identity = by.identity
+        if identity is None:
+            return
+        user = self.users.find_active(identity.user_id)
+        if user is None or not self.sessions.is_live(identity.session_id, user.id):
+            raise InvalidToken
+        if not self.roles.has(user.id, ADMIN):
+            raise RoleRequired
+
+    def _set_disabled(self, by: By, user: User, disabled: bool) -> None:
+        if disabled == (user.disabled_at is not None):
+            return
+        user.disabled_at = self.now() if disabled else None
+        self._record(Event.USER_DISABLED if disabled else Event.USER_ENABLED, by, user)
+        if disabled:
+            self._end_trust(user.id)
+
+    def _require(self, by: By, user: User, deadline: Deadline | None) -> None:
+        before = self.policy.find_own_rule(user.id)
+        if before == deadline:
+            return
+        self.policy.require(user.id, deadline)
+        self._record(Event.REQUIREMENT_CHANGED, by, user, before=_shown(before), after=_shown(deadline))
+
+    def _end_trust(self, user_id: str) -> None:
+        self.tickets.void(user_id)
+        self.sessions.revoke_all(user_id)
+        self.devices.forget_all(user_id)
+        self.challenges.close_all(user_id)
+
+    def _record(self, event: Event, by: By, user: User, **detail: Any) -> None:
+        self.audit.record(event, by.client, user_id=user.id, reason=by.reason, **detail)
+
+
+def _shown(rule: Deadline | None) -> Any:
+    return "not required" if rule is None else rule.as_detail() or "at once"
