@@ -14,6 +14,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, unknown_names
+from mfa_service.crypto.chain import SealKeys
 from mfa_service.errors import ConfigurationError, Unavailable
 from mfa_service.services import Services, database, load_keys, schema
 from mfa_service.services.unit_of_work import cause
@@ -41,7 +42,7 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
     except ConfigurationError as error:
         return findings + [Finding("error", "settings", problem) for problem in error.problems]
     findings.append(Finding("ok", "settings", "complete and consistent; keys are present and strong"))
-    for check in (_files, _standards, _proxy, _limiter, _database):
+    for check in (_files, _seals, _standards, _proxy, _limiter, _database):
         findings += check(settings)
     return findings
 
@@ -53,6 +54,7 @@ def _names(environment: Mapping[str, Any]) -> Iterator[Finding]:
 def _files(settings: Settings) -> Iterator[Finding]:
     secret = [settings.keyring_file] if not settings.keys else []
     secret += sorted(settings.signing_folder.glob("*.pem")) if not settings.jwt_secret else []
+    secret += sorted(settings.seal_folder.glob("*.pem"))
     if settings.database.startswith("sqlite:///"):
         file = Path(settings.database.removeprefix("sqlite:///").partition("?")[0])
         secret += [path for path in (file, file.parent) if path.exists()]
@@ -61,6 +63,17 @@ def _files(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", "keys", f"{path} can be read by others: chmod go=")
     if not open_to_all:
         yield Finding("ok", "keys", "keys and database files are their owner's alone")
+
+
+def _seals(settings: Settings) -> Iterator[Finding]:
+    if not SealKeys.load(settings.seal_folder).can_sign:
+        yield Finding("warning", "seals", f"no seal key in {settings.seal_folder}: run `flask mfa init`")
+    elif not settings.seal_seconds:
+        yield Finding("warning", "seals", "MFA_SEAL_SECONDS is 0: the audit log is sealed by command only")
+    elif settings.seals_output == "none":
+        yield Finding("warning", "seals", "MFA_SEALS_OUTPUT is none: cutting off the newest events would not show")
+    else:
+        yield Finding("ok", "seals", f"the audit log is sealed every {settings.seal_seconds} s and shipped")
 
 
 def _standards(settings: Settings) -> Iterator[Finding]:

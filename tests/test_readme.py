@@ -21,7 +21,13 @@ from mfa_service.services.notices import _is_noteworthy
 from tests.conftest import ROOT, Clock, program
 from tests.factories import register, sign_in
 
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 README = (ROOT / "README.md").read_text()
 #: What stands for "nothing" in a table.
 EMPTY = "–"
@@ -43,7 +49,7 @@ def test_symbols_are_named_at_all() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_named_exists(page: str) -> None:
     named = re.findall(r"`([\w./-]+\.(?:py|cfg|in|txt|toml|md)|[\w.-]+(?:/[\w.-]+)*/)[:`]", text_of(page))
-    made_by_serve = {"instance/"}
+    made_by_serve = {"instance/", "seal-keys/"}
     assert [path for path in named if path not in made_by_serve and not (ROOT / path).exists()] == []
 
 
@@ -52,6 +58,11 @@ def test_every_command_named_exists(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"(?:`|^)make ([a-z]+)", text_of(page), re.M)) <= targets
     assert set(re.findall(r"flask mfa ([a-z-]+)", text_of(page))) <= set(mfa.commands)
+
+
+def test_every_command_is_named_somewhere() -> None:
+    named = set(re.findall(r"flask mfa ([a-z-]+)", " ".join(map(text_of, PAGES))))
+    assert set(mfa.commands) <= named
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -143,7 +154,7 @@ def test_the_walk_has_its_steps_and_the_refusal_without_a_code() -> None:
 
 def test_every_route_named_exists(app: Flask) -> None:
     known = {re.sub("<.*?>", "<id>", rule.rule) for rule in app.url_map.iter_rules()}
-    named = re.findall(r"(?:GET|POST|DELETE) (/[a-z./<>-]+)", README)
+    named = re.findall(r"(?:GET|POST|PUT|PATCH|DELETE) (/[a-z./<>-]+)", " ".join(map(text_of, PAGES)))
     assert len(named) > 10
     assert set(named) <= known
 
@@ -230,7 +241,7 @@ def recorded(event: Event, **detail: object) -> Recorded:
 
 def resolves(page: str, target: str) -> bool:
     path, _, anchor = target.partition("#")
-    file = ROOT / (path or page)
+    file = (ROOT / page).parent / path if path else ROOT / page
     return file.is_file() and (not anchor or anchor in anchors_of(file.read_text()))
 
 

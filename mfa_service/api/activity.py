@@ -18,8 +18,8 @@ class EventView(View):
     id: int
     at: datetime
     event: str
-    user: Annotated[str | None, Field(description="The id of whom it happened to.")]
-    actor: Annotated[str | None, Field(description="Who did it, if it was somebody else.")]
+    user: Annotated[str | None, Field(description="The id of whom it happened to.")] = None
+    actor: Annotated[str | None, Field(description="Who did it, if it was somebody else.")] = None
     address: str
     user_agent: str
     request_id: str

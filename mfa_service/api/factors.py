@@ -27,7 +27,7 @@ class FactorsView(View):
     roles: list[str]
     policy: Literal["required", "optional"]
     mfa_required: Annotated[bool, Field(description="A rule is about you, whether its deadline has come or not.")]
-    mfa_deadline: Annotated[datetime | None, Field(description="From when policy wants a second factor of you.")]
+    mfa_deadline: Annotated[datetime | None, Field(description="From when policy wants a second factor of you.")] = None
 
 
 class NewTOTPView(View):
@@ -35,7 +35,7 @@ class NewTOTPView(View):
 
     qr_code: Annotated[str, Field(description="The otpauth address as a PNG in a data URI.")]
     manual_entry_key: Annotated[str, Field(description="The same secret in base32, for typing.")]
-    expires_in: Annotated[int | None, Field(description="Seconds in which it has to be confirmed.")]
+    expires_in: Annotated[int | None, Field(description="Seconds in which it has to be confirmed.")] = None
 
 
 class RecoveryCodesView(View):

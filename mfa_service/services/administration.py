@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session, scoped_session
 
+from mfa_service.crypto.opaque import is_id
 from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import InvalidToken, NotFound, RoleRequired
 from mfa_service.models import User
@@ -167,6 +168,8 @@ class Administration:
         self.audit.record(Event.AUDIT_EXPORTED, by.client, reason=by.reason)
 
     def _get(self, by: By, user_id: str) -> User:
+        if not is_id(user_id):
+            raise NotFound
         # Held in the order of their ids: two administrators that act on each other don't wait for each other.
         for held in sorted({user_id, by.identity.user_id if by.identity else user_id}):
             self.users.find(held)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
+from mfa_service.crypto.opaque import is_id
 from mfa_service.errors import NotFound
 from mfa_service.models import Device, Lock, Session, TOTPSecret, User, UserRole
 from mfa_service.services import lockout, usernames
@@ -126,7 +127,7 @@ class Directory:
     @reading
     def show(self, user_id: str) -> Profile:
         """Everything about one account that is nobody's secret. Raises NotFound."""
-        user = self._session.get(User, user_id)
+        user = self._session.get(User, user_id) if is_id(user_id) else None
         if user is None:
             raise NotFound
         live = and_(Session.user_id == user_id, Session.revoked_at.is_(None), Session.expires_at > self._now())
@@ -144,7 +145,7 @@ class Directory:
     @reading
     def find_id(self, name_or_id: str) -> str | None:
         """The id of the account of this id, or else of this username."""
-        if self._session.get(User, name_or_id):
+        if is_id(name_or_id) and self._session.get(User, name_or_id):
             return name_or_id
         return self._session.scalar(select(User.id).where(User.username_key == usernames.find_key(name_or_id)))
 

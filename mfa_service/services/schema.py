@@ -3,28 +3,53 @@
 The scripts are the top-level `migrations/` of the repository, shipped as the package `mfa_service.migrations`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 VERSION_TABLE = "mfa_alembic_version"
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the tables to `revision`."""
-    with engine.begin() as connection:
+    with _migrating(engine) as connection:
         command.upgrade(_config(connection=connection), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the tables back to `revision`, or to `base`: no tables at all."""
-    with engine.begin() as connection:
+    with _migrating(engine) as connection:
         command.downgrade(_config(connection=connection), revision)
+
+
+@contextmanager
+def _migrating(engine: Engine) -> Iterator[Connection]:
+    """One transaction for all steps.
+
+    SQLite alters a table by making it anew, and dropping the old one would take the rows that refer to it along: so
+    foreign keys are off meanwhile, and looked at before the end.
+    """
+    with engine.connect() as connection:
+        is_sqlite = engine.dialect.name == "sqlite"
+        driver: Any = connection.connection.driver_connection
+        if is_sqlite:
+            driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                yield connection
+                if is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                    raise RuntimeError("the migration broke a reference: nothing was changed")
+        finally:
+            if is_sqlite:
+                driver.execute("PRAGMA foreign_keys=ON")
 
 
 def find_current(engine: Engine) -> str | None:

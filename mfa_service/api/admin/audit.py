@@ -16,9 +16,9 @@ from mfa_service.web.contract import Paged, Query, Time, View, asks, gives, refu
 class ExportQuery(Query):
     """Which events, all of them at once. Times are bounds: `from` is in, `to` is out."""
 
-    event: Annotated[str | None, Field(max_length=64, description="Its name, such as `login.completed`.")] = None
-    user: Annotated[str | None, Field(max_length=22, description="The id of whom it happened to.")] = None
-    actor: Annotated[str | None, Field(max_length=64, description="The id of the administrator who did it.")] = None
+    event: Annotated[str | None, Field(description="Its name, such as `login.completed`.")] = None
+    user: Annotated[str | None, Field(description="The id of whom it happened to.")] = None
+    actor: Annotated[str | None, Field(description="The id of the administrator who did it.")] = None
     since: Annotated[Time | None, Field(alias="from")] = None
     before: Annotated[Time | None, Field(alias="to")] = None
 

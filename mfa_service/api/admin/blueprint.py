@@ -34,4 +34,4 @@ def ensure_administrator() -> None:
 def acting(reason: str = "") -> By:
     """The administrator that this request is from."""
     client = replace(client_info(), actor=current_identity.user_id)
-    return By(client, replace(current_identity), reason)
+    return By(client, current_identity, reason)

@@ -31,7 +31,7 @@ class RowView(View):
     roles: list[str]
     mfa: FactorState
     standing: Standing
-    deadline: datetime | None
+    deadline: datetime | None = None
     last_seen_at: datetime
 
 

@@ -32,7 +32,7 @@ class PolicyView(View):
     """The policy as it stands."""
 
     mode: Mode
-    deadline: DeadlineView | None
+    deadline: DeadlineView | None = None
     roles: dict[str, DeadlineView | None]
 
 

@@ -21,8 +21,8 @@ Reason = Annotated[str, Field(max_length=256, description="Why; it stands in the
 class UsersQuery(Paged):
     """Which accounts."""
 
-    q: Annotated[str | None, Field(max_length=254, description="How the username or address begins.")] = None
-    role: Annotated[str | None, Field(max_length=32)] = None
+    q: Annotated[str | None, Field(description="How the username or address begins.")] = None
+    role: str | None = None
     mfa: Annotated[FactorState | None, Field(description="`disabled` by too many failures; `none` confirmed.")] = None
     seen_since: Time | None = None
     seen_before: Time | None = None
@@ -60,7 +60,7 @@ class UserEntryView(View):
     mfa: FactorState
     created_at: datetime
     last_seen_at: datetime
-    disabled_at: datetime | None
+    disabled_at: datetime | None = None
 
 
 class CounterView(View):
@@ -68,8 +68,8 @@ class CounterView(View):
 
     subject: str
     failures: int
-    open_at: datetime | None
-    disabled_at: datetime | None
+    open_at: datetime | None = None
+    disabled_at: datetime | None = None
 
 
 class UserDetailView(UserEntryView):
@@ -79,8 +79,8 @@ class UserDetailView(UserEntryView):
     sessions: int
     devices: int
     mfa_required: Annotated[bool, Field(description="By a rule about this user alone.")]
-    mfa_rule: Annotated[DeadlineView | None, Field(description="That rule's deadline, if it has one.")]
-    mfa_deadline: Annotated[datetime | None, Field(description="From when policy wants a second factor.")]
+    mfa_rule: Annotated[DeadlineView | None, Field(description="That rule's deadline, if it has one.")] = None
+    mfa_deadline: Annotated[datetime | None, Field(description="From when policy wants a second factor.")] = None
     locks: list[CounterView]
 
 

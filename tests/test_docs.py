@@ -1,0 +1,71 @@
+"""The pages under docs/ go as they stand: their blocks run in one shell, in order, against a real service."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, program
+from tests.test_readme import as_pattern
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+#: What a page takes for granted: that the one before it was read.
+FIRST = {"audit-log.md": "administration.md", "keys.md": "administration.md"}
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_every_block_goes_as_shown(page: Path, serve: Callable[..., str], own: dict[str, str], tmp_path: Path) -> None:
+    for needed in ("curl", "oathtool"):
+        program(needed)
+    address = serve(**own)
+    before = blocks_of(PAGES[0].with_name(FIRST[page.name]))[:1] if page.name in FIRST else []
+    blocks = [*before, *blocks_of(page)]
+    outputs = run([code.replace("http://127.0.0.1:${PORT:-8000}", address) for code, _ in blocks], own, tmp_path)
+    for (code, shown), output in zip(blocks, outputs, strict=True):
+        assert shown is None or re.search(rf"^{as_pattern(shown)}\Z", output, re.M), f"{code}\nanswered\n{output}"
+
+
+def test_no_page_is_without_a_block() -> None:
+    assert all(blocks_of(page) for page in PAGES)
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def own(instance: Path, config: dict[str, Any], tmp_path: Path) -> dict[str, str]:
+    """Settings for a service and for commands beside it, on keys that may be changed."""
+    shutil.copytree(instance, tmp_path / "instance")
+    return {
+        "MFA_INSTANCE": str(tmp_path / "instance"),
+        "MFA_DATABASE_URL": config["MFA_DATABASE_URL"],
+        "MFA_BCRYPT_COST": "10",
+        "MFA_KEY_REREAD_SECONDS": "1",
+    }
+
+
+def blocks_of(page: Path) -> list[tuple[str, str | None]]:
+    """Each block with the output that is shown under it, if there is one."""
+    found = re.findall(r"^```sh\n(.*?)^```$(?:\n\n^```(?:json|text)\n(.*?)^```$)?", page.read_text(), re.M | re.S)
+    return [(code, shown or None) for code, shown in found]
+
+
+def run(blocks: list[str], settings: dict[str, str], folder: Path) -> list[str]:
+    """What each block prints, all of them pasted into one shell."""
+    divider = "-- next block --"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")} | settings
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    script = f"\necho '{divider}'\n".join(["set -e\n", *blocks])
+    done = subprocess.run(
+        ["bash"], input=script, capture_output=True, text=True, timeout=120, env=environment, cwd=folder, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split(f"{divider}\n")[1:]
