@@ -11,10 +11,19 @@ from typing import Any
 
 import pytest
 
+from mfa_service.services.audit import Event
 from tests.conftest import ROOT, program
 from tests.test_readme import as_pattern
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+#: Of the OWASP Logging Vocabulary Cheat Sheet, those that events of ours are.
+OWASP = {
+    *("authn_login_success", "authn_login_fail", "authn_login_fail_max", "authn_login_lock", "authn_password_change"),
+    *("authn_token_created", "authn_token_revoked", "authn_token_reuse", "authn_token_delete", "authz_fail"),
+    *("authz_admin", "authz_change", "crypt_decrypt_fail", "input_validation_fail", "privilege_permissions_changed"),
+    *("sensitive_create", "sensitive_read", "sensitive_update", "sensitive_delete", "session_created"),
+    *("session_renewed", "session_use_after_expire", "user_created", "user_updated", "user_archived", "user_deleted"),
+}
 #: What a page takes for granted: that the one before it was read.
 FIRST = {"audit-log.md": "administration.md", "keys.md": "administration.md"}
 
@@ -35,6 +44,12 @@ def test_every_block_goes_as_shown(page: Path, serve: Callable[..., str], own: d
 
 def test_no_page_is_without_a_block() -> None:
     assert all(blocks_of(page) for page in PAGES)
+
+
+def test_every_event_has_a_name_in_owasps_vocabulary() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.+) \|$", (ROOT / "docs/audit-log.md").read_text(), re.M)
+    assert sorted(event for event, _ in rows if "." in event) == sorted(Event)
+    assert set(re.findall(r"`([a-z_]+)`", " ".join(names for event, names in rows if "." in event))) <= OWASP
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────

@@ -41,7 +41,7 @@ class Explained(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=Explained)
+@click.group(cls=Explained, context_settings={"max_content_width": 110})
 def mfa() -> None:
     """Set up, run and look after the multi-factor sign-in."""
     os.umask(0o077)  # whatever a command makes, keys or an SQLite file, is its owner's alone

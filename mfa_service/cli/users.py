@@ -10,7 +10,6 @@ from mfa_service.cli.policy import deadline_of, deadline_options, in_utc
 from mfa_service.services import Services
 from mfa_service.services.administration import Changes
 from mfa_service.services.directory import Entry, FactorState, Profile, UserFilter
-from mfa_service.services.roles import ADMIN
 from mfa_service.services.tickets import TICKET_SECONDS
 
 user_argument = click.argument("user")
@@ -178,5 +177,4 @@ def _detail(profile: Profile) -> dict[str, Any]:
         "mfa_required": profile.own_rule is not None,
         "mfa_deadline": profile.deadline,
         "locks": [vars(counter) for counter in profile.counters],
-        "is_administrator": ADMIN in profile.entry.roles,
     }

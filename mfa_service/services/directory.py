@@ -17,7 +17,7 @@ from mfa_service.errors import NotFound
 from mfa_service.models import Device, Lock, Session, TOTPSecret, User, UserRole
 from mfa_service.services import lockout, usernames
 from mfa_service.services.database import page
-from mfa_service.services.policy import ALWAYS, Deadline, Policy, has_factor, is_due_by, is_required_by
+from mfa_service.services.policy import ALWAYS, Deadline, Policy, Preview, Rules, has_factor, is_due_by, is_required_by
 from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
 from mfa_service.services.unit_of_work import UnitOfWork, reading
@@ -145,8 +145,9 @@ class Directory:
     @reading
     def find_id(self, name_or_id: str) -> str | None:
         """The id of the account of this id, or else of this username."""
-        if is_id(name_or_id) and self._session.get(User, name_or_id):
-            return name_or_id
+        user = self._session.get(User, name_or_id) if is_id(name_or_id) else None
+        if user:
+            return user.id
         return self._session.scalar(select(User.id).where(User.username_key == usernames.find_key(name_or_id)))
 
     @reading
@@ -156,6 +157,13 @@ class Directory:
         numbers = [func.count(), *(func.count().filter(condition) for condition in conditions.values())]
         row = self._session.execute(select(*numbers).select_from(User).where(User.disabled_at.is_(None))).one()
         return Compliance(*map(int, row))
+
+    @reading
+    def preview(self, rules: Rules, cursor: str | None) -> tuple[Preview, Sequence[Entry], str | None]:
+        """Whom other rules would make enrol: the numbers, and a page of the accounts."""
+        without = select(User).where(~has_factor(), is_required_by(self._policy.proposed(rules)))
+        users, following = page(self._session, without, User.created_at, User.id, cursor)
+        return self._policy.preview(rules), self._entries(users), following
 
     @reading
     def report(self, standing: Standing | None, cursor: str | None) -> tuple[Sequence[Row], str | None]:

@@ -177,6 +177,10 @@ class Policy:
         numbers = [func.count().filter(condition) for condition in counted]
         return Preview(*map(int, self._session.execute(select(*numbers).select_from(User).where(~has_factor())).one()))
 
+    def proposed(self, rules: Rules) -> list[Standing]:
+        """How other rules would stand, if they were put in place now."""
+        return _proposed(rules, self.standing(), self._now())
+
     def standing(self) -> list[Standing]:
         """The rules about everybody and about roles. There may be many about single users: those stay in SQL."""
         return [*self._about_everyone(), *self._standing(Rule.user_id.is_(None))]

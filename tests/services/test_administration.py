@@ -162,12 +162,9 @@ def test_the_last_one_may_get_more_roles(services: Services, root: By, rows: Row
 def test_of_two_that_take_each_other_away_at_the_same_time_one_stays(
     services: Services, root: By, rows: Rows, name: str
 ) -> None:
-    first, others = actor_of(root), [promoted(services, rows, f"second{n}") for n in range(6)]
-    for second in others[:-1]:
-        services.administration.change(By(CLIENT), second, Changes(roles=()))
-    for second in others:
-        for user_id in (first, second):
-            services.administration.change(By(CLIENT), user_id, Changes(roles=("admin",), disabled=False))
+    first = actor_of(root)
+    for number in range(6):
+        second = promoted(services, rows, f"second{number}")
         pair = [(by_of(services, first), second), (by_of(services, second), first)]
 
         def act(number: int, pair: list[tuple[By, str]] = pair) -> object:
@@ -175,19 +172,18 @@ def test_of_two_that_take_each_other_away_at_the_same_time_one_stays(
                 return outcome_of(lambda: ACTS[name](worker, *pair[number]))
 
         outcomes = at_once(2, act)
-        assert sorted(isinstance(outcome, MFAError) for outcome in outcomes) == [False, True], outcomes
+        assert sum(isinstance(outcome, InvalidToken | RoleRequired) for outcome in outcomes) == 1, outcomes
         assert count_administrators(rows) == 1
-        if name == "delete":
-            first = rows("SELECT user_id FROM mfa_user_roles WHERE role = 'admin'")[0]["user_id"]
-        else:
-            for user_id in (first, second):
-                services.administration.change(By(CLIENT), user_id, Changes(roles=("admin",), disabled=False))
-            services.administration.change(By(CLIENT), second, Changes(roles=()))
+        found = rows(
+            "SELECT r.user_id FROM mfa_user_roles r JOIN mfa_users u ON u.id = r.user_id "
+            "WHERE r.role = 'admin' AND u.disabled_at IS NULL"
+        )
+        first = str(found[0]["user_id"])
 
 
 def test_of_many_that_step_down_at_the_same_time_one_stays(services: Services, root: By, rows: Rows) -> None:
     ids = [actor_of(root), *(promoted(services, rows, f"number{n}") for n in range(4))]
-    for _ in range(3):
+    for _ in range(2):
         for user_id in ids:
             services.administration.change(By(CLIENT), user_id, Changes(roles=("admin",)))
         acts = [by_of(services, user_id) for user_id in ids]
@@ -265,7 +261,7 @@ def test_unlocking_brings_a_disabled_factor_back(services: Services, root: By, r
     fail(services, bob, clock, 100)
     clock.advance(3600)
     ensure_code_refused(services, bob)
-    services.administration.unlock(root, user_id_of(rows, "bob"))
+    services.administration.unlock(by_of(services, actor_of(root)), user_id_of(rows, "bob"))
     assert sign_in(services, bob)
     assert rows("SELECT * FROM mfa_locks") == []
 
@@ -295,7 +291,7 @@ def test_nothing_happens_to_anybody_else(services: Services, root: By, ada: str,
     log_in(services, bob)
     outsiders = (user_id_of(rows, "bob"), actor_of(root))
     before = about(rows, outsiders)
-    assert before["mfa_locks"] == [] or before["mfa_locks"]
+    assert before["mfa_locks"] != [] != before["mfa_challenges"]
     ACTS[name](services, root, ada)
     assert about(rows, outsiders) == before
 

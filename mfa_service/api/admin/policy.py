@@ -6,9 +6,10 @@ from pydantic import Field
 
 from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
 from mfa_service.api.admin.deadline import DeadlineBody, DeadlineView
+from mfa_service.api.admin.users import UserEntryView, user_entry
 from mfa_service.services.policy import Deadline, Mode, Rules
 from mfa_service.web import services
-from mfa_service.web.contract import Body, View, gives, limited, refuses, takes
+from mfa_service.web.contract import Body, Paged, View, asks, gives, limited, refuses, takes
 
 
 class PolicyBody(Body):
@@ -44,6 +45,8 @@ class PreviewView(View):
     late: Annotated[int, Field(description="Of these: could do nothing but enrol, from this moment on.")]
     newly_required: Annotated[int, Field(description="Of these: need not as things are.")]
     released: Annotated[int, Field(description="Must as things are, and would need no more.")]
+    items: Annotated[list[UserEntryView], Field(description="A page of those that would have to enrol.")]
+    next: str | None = None
 
 
 @blueprint.get("/policy")
@@ -68,11 +71,13 @@ def replace_policy(body: PolicyBody) -> PolicyView:
 @blueprint.post("/policy/preview")
 @limited("administration")
 @takes(PolicyBody)
+@asks(Paged)
 @gives(200, PreviewView)
 @refuses(*ADMIN_REFUSALS)
-def preview_policy(body: PolicyBody) -> PreviewView:
-    """Count whom a policy would concern, changing nothing."""
-    return PreviewView(**vars(services().policy.preview(body.rules)))
+def preview_policy(query: Paged, body: PolicyBody) -> PreviewView:
+    """Say whom a policy would make enrol, changing nothing."""
+    numbers, entries, following = services().directory.preview(body.rules, query.cursor)
+    return PreviewView(**vars(numbers), items=[user_entry(entry) for entry in entries], next=following)
 
 
 def _deadline(body: DeadlineBody | None) -> Deadline:

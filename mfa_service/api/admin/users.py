@@ -106,7 +106,7 @@ def list_users(query: UsersQuery) -> UsersView:
     """Find accounts."""
     which = UserFilter(query.q, query.role, query.mfa, query.seen_since, query.seen_before)
     entries, following = services().directory.search(which, query.cursor)
-    return UsersView(items=[UserEntryView(**_members(entry)) for entry in entries], next=following)
+    return UsersView(items=[user_entry(entry) for entry in entries], next=following)
 
 
 @blueprint.get("/users/<user_id>")
@@ -172,6 +172,11 @@ def end_user_sessions(body: ReasonBody, user_id: str) -> Empty:
     """End all sessions of an account, its remembered devices and pending tokens."""
     services().administration.end_sessions(acting(body.reason), user_id)
     return Empty()
+
+
+def user_entry(entry: Entry) -> UserEntryView:
+    """An account as it is answered in a list."""
+    return UserEntryView(**_members(entry))
 
 
 def _detail(user_id: str) -> UserDetailView:
