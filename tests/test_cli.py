@@ -107,7 +107,7 @@ def test_a_doctor_says_what_deviates_from_the_stricter_standards(
 
 def test_a_doctor_notices_a_database_that_is_not_migrated(flask: Run) -> None:
     flask("init")
-    assert "is at revision None, not 0001: run `flask mfa upgrade`" in flask("doctor", code=1).stdout
+    assert "is at revision None, not 0002: run `flask mfa upgrade`" in flask("doctor", code=1).stdout
 
 
 def test_a_doctor_notices_another_keyring(flask: Run, instance_folder: Path) -> None:

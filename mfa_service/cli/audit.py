@@ -74,6 +74,8 @@ def verify(shipped: TextIO | None) -> None:
     findings: list[str] = []
     with open_services() as services:
         kept = list(_shipped(shipped)) if shipped else []
+        if shipped and not kept:
+            raise click.ClickException("the file of shipped seals holds none")
         looked = track(_looked_at(services, kept, findings), "events verified")
     for finding in findings:
         click.secho(f"tampered: {finding}", fg="red")
@@ -115,11 +117,13 @@ def _members(entry: Entry) -> dict[str, Any]:
 
 
 def _shipped(lines: TextIO) -> Iterator[Seal]:
-    for number, line in enumerate(lines, 1):
-        try:
+    read = 0
+    try:
+        for line in lines:
             yield Seal.from_json(line)
-        except ValueError:
-            raise click.ClickException(f"line {number} of the shipped seals is none") from None
+            read += 1
+    except ValueError:
+        raise click.ClickException(f"line {read + 1} of the shipped seals is none") from None
 
 
 def _looked_at(services: Services, kept: list[Seal], findings: list[str]) -> Iterator[int]:

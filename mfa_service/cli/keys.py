@@ -28,7 +28,8 @@ def rotate_keys() -> None:
             text = with_new_key(path.read_text(), active_from=time.time() + activation_delay(settings))
             _replace(path, text)
     key_id = Keyring.load(path).ids[0]
-    _wait_until_active(path, activation_delay(settings), key_id)
+    # One interval more than it takes to be active: by then no replica seals with the key before.
+    _wait_until_active(path, activation_delay(settings) + settings.key_reread_seconds, key_id)
     with open_services() as services:
         stale = services.rotation.count_stale(key_id)
         track(services.rotation.reseal(key_id, operator().client), "values sealed anew", stale)

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def deadline_options(command: F) -> F:
     """`--at` a date or `--days` after the first login under the rule; neither means at once."""
     at = click.option("--at", type=click.DateTime(), help="From this time on (UTC).")
-    days = click.option("--days", type=click.IntRange(0, MAX_DAYS), help="So long after the first login under it.")
+    days = click.option("--days", type=click.IntRange(1, MAX_DAYS), help="So long after the first login under it.")
     return at(days(command))
 
 

@@ -60,9 +60,14 @@ class Seal:
         """Read such a line. Raises ValueError for anything else."""
         try:
             members = json.loads(line)
-            return cls(**(members | {"sealed_at": datetime.fromisoformat(members["sealed_at"])}))
-        except (TypeError, KeyError, AttributeError):
+            texts = [members["key_id"], members["signature"], members["sealed_at"]]
+            sealed_at = datetime.fromisoformat(members["sealed_at"]).astimezone(UTC)
+            seal = cls(**(members | {"sealed_at": sealed_at}))
+        except (TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise ValueError("not a seal") from None
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("not a seal")
+        return seal
 
     def _members(self) -> dict[str, Any]:
         members = asdict(self) | {"sealed_at": self.sealed_at.astimezone(UTC).isoformat(timespec="microseconds")}
@@ -114,7 +119,10 @@ class SealKeys:
         try:
             if key is None:
                 return False
-            key.verify(base64.urlsafe_b64decode(seal.signature + "=="), seal.statement())
+            signature = base64.urlsafe_b64decode(seal.signature + "==")
+            if _text(signature) != seal.signature:  # one spelling: the next seal names this one by it
+                return False
+            key.verify(signature, seal.statement())
         except (InvalidSignature, ValueError):
             return False
         return True

@@ -87,6 +87,11 @@ class Keyring:
         except (OSError, UnicodeDecodeError):
             raise ConfigurationError([f"the keyring {path} can't be read"]) from None
 
+    def following(self, earlier: Self) -> Self:
+        """The same keys; one that was there before is active from when it was, however often the file is written."""
+        times = {key_id: earlier.active_from(key_id) for key_id in self.ids if key_id in earlier.ids}
+        return type(self)(self._keys, self._active_from | times)
+
     def as_of(self, now: float) -> Self:
         """The same keys, with the one active that is so at `now` (Unix seconds)."""
         dated = copy.copy(self)
@@ -116,17 +121,22 @@ def new_keyring_text() -> str:
 def with_new_key(text: str, *, active_from: float) -> str:
     """The same keyring with a fresh key in front, active from then on (Unix seconds)."""
     time = datetime.fromtimestamp(active_from, UTC).isoformat(timespec="seconds")
-    return _text([_new_entry() | {"activeFrom": time}, *json.loads(text)["keys"]])
+    return _text([_new_entry() | {"activeFrom": time}, *_settled(json.loads(text)["keys"])])
 
 
 def without_key(text: str, key_id: str) -> str:
     """The same keyring without one key."""
-    return _text([entry for entry in json.loads(text)["keys"] if entry["id"] != key_id])
+    return _text([entry for entry in _settled(json.loads(text)["keys"]) if entry["id"] != key_id])
 
 
 def _new_entry() -> dict[str, str]:
     key = base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
     return {"id": f"k{secrets.token_hex(4)}", "key": key.rstrip("=")}
+
+
+def _settled(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Keys that name no time have been active; the time of the file that is about to change must not say otherwise."""
+    return [entry | {"activeFrom": entry.get("activeFrom", "1970-01-01T00:00:00+00:00")} for entry in entries]
 
 
 def _text(entries: list[dict[str, str]]) -> str:

@@ -1,8 +1,8 @@
 """The keys that sign tokens: a folder of ES256 keys with `kid`, or one HS256 secret.
 
-The newest file (by name) signs as soon as every replica has had the time to read it; one that was replaced verifies
-until the last token that it signed has expired. With a shared secret nothing else is accepted, and nothing is
-published: whoever can verify with it can mint, too.
+The newest key, by the time in its file's name or of the file, signs as soon as every replica has had the time to
+read it; one that was replaced verifies until the last token that it signed has expired. With a shared secret nothing
+else is accepted, and nothing is published: whoever can verify with it can mint, too.
 """
 
 import base64
@@ -71,28 +71,34 @@ class DatedKeys:
 
     def __init__(self, keys: Sequence[tuple[ec.EllipticCurvePrivateKey, float]], *, overlap: float = math.inf) -> None:
         """A key verifies for `overlap` seconds after the next one began to sign."""
-        self._keys = keys
+        self.dated = keys
         self._overlap = overlap
 
     @classmethod
     def load(cls, folder: Path, *, delay: float = 0, overlap: float = math.inf) -> Self:
-        """Read all `*.pem` of a folder, oldest name first; each signs `delay` seconds after the time in its name.
+        """Read all `*.pem` of a folder, oldest first; each signs `delay` seconds after the time in its name.
 
         A name that holds no time (`file_name`) counts by when the file was written. Raises ConfigurationError.
         """
-        paths = sorted(folder.glob("*.pem"))
+        paths = sorted(folder.glob("*.pem"), key=lambda path: (_made_at(path), path.name))
         problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
         if problems or not paths:
             raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
         return cls([(key, _made_at(path) + delay) for path in paths if (key := _find_key(path))], overlap=overlap)
 
+    def following(self, earlier: Self) -> Self:
+        """The same keys; one that was there before signs from when it did, however often its file is written."""
+        before = {thumbprint(key.public_key()): since for key, since in earlier.dated}
+        dated = [(key, before.get(thumbprint(key.public_key()), since)) for key, since in self.dated]
+        return type(self)(sorted(dated, key=lambda each: each[1]), overlap=self._overlap)
+
     def as_of(self, now: float) -> SigningKeys:
         """The keys that count at `now`: the newest active one signs, the oldest one if none is active yet."""
-        started = [place for place, (_, since) in enumerate(self._keys) if since <= now]
+        started = [place for place, (_, since) in enumerate(self.dated) if since <= now]
         signs = started[-1] if started else 0
-        ends = [since + self._overlap for _, since in self._keys[1:]]
+        ends = [since + self._overlap for _, since in self.dated[1:]]
         first = next(place for place in range(signs + 1) if place == signs or ends[place] > now)
-        return SigningKeys([key for key, _ in self._keys[first:]], signs - first)
+        return SigningKeys([key for key, _ in self.dated[first:]], signs - first)
 
 
 class SharedSecret:

@@ -42,8 +42,12 @@ class Vault:
             raise SealBroken from None
 
     def is_stale(self, envelope: bytes) -> bool:
-        """Whether the value is sealed under another key than the active one."""
-        return _key_id(envelope)[0] != self._keyring.active_id
+        """Whether the value is sealed under an older key than the active one.
+
+        A newer one is no reason to seal it again: another replica is ahead of us.
+        """
+        key_id, ids = _key_id(envelope)[0], self._keyring.ids
+        return key_id in ids and ids.index(key_id) > ids.index(self._keyring.active_id)
 
     def reseal(self, envelope: bytes, context: str) -> bytes:
         """The same value under the active key. Raises SealBroken."""

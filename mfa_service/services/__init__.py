@@ -17,6 +17,7 @@ from mfa_service.services.accounts import Accounts
 from mfa_service.services.administration import Administration
 from mfa_service.services.audit import Audit
 from mfa_service.services.audit_log import AuditLog
+from mfa_service.services.chain import Chain
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import engine_for, sessions_on
 from mfa_service.services.devices import Devices
@@ -154,10 +155,11 @@ class Services:
             devices=self.devices,
             now=now,
         )
-        self.directory = Directory(session, unit, self.roles, self.policy, self.recovery_codes, now)
+        self.directory = Directory(session, unit, self.roles, self.policy, self.recovery_codes, self.sessions, now)
         self.audit_log = AuditLog(session, unit)
         output, seconds = settings.seals_output, settings.seal_seconds
-        self.seals = Seals(session, unit, audit, seal_keys, now, output=output, seconds=seconds)
+        chain = Chain(session, unit, seal_keys)
+        self.seals = Seals(session, unit, audit, chain, now, output=output, seconds=seconds)
         self.sealer = Timer("sealer", self._seal, seconds if seal_keys.can_sign else 0)
         self.rotation = Rotation(session, unit, audit, self.vault)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)

@@ -76,6 +76,8 @@ class Administration:
         Raises NotFound, InvalidRequest, LastAdministrator.
         """
         ensure_names(changes.roles or ())
+        if changes.disabled or changes.roles is not None:
+            self.roles.hold_administrators()  # before anybody's row: two that act on each other wait for none
         user = self._get(by, user_id)
         before = self.roles.of(user.id)
         if (changes.roles is not None and ADMIN not in changes.roles and ADMIN in before) or changes.disabled:
@@ -102,6 +104,7 @@ class Administration:
 
         Raises NotFound, LastAdministrator.
         """
+        self.roles.hold_administrators()
         user = self._get(by, user_id)
         self.roles.ensure_another_administrator(user.id)
         self._record(Event.USER_DELETED, by, user)
@@ -114,6 +117,7 @@ class Administration:
         A password alone does not enrol: the ticket has to be handed over in a way that is trusted. Raises NotFound,
         and LastAdministrator for an administrator who is the only one and no operator.
         """
+        self.roles.hold_administrators()
         user = self._get(by, user_id)
         if by.identity:
             self.roles.ensure_another_administrator(user.id)
@@ -143,8 +147,8 @@ class Administration:
     def set_policy(self, by: By, rules: Rules) -> None:
         """Put other rules in place. Raises InvalidRequest."""
         ensure_names(rules.roles)
-        self._ensure_administrator(by)
         self.roles.hold_administrators()  # of two that change it at the same time, one waits
+        self._ensure_administrator(by)
         before = self.policy.read()
         self.policy.replace(rules)
         self.audit.record(
@@ -196,6 +200,7 @@ class Administration:
         user.disabled_at = self.now() if disabled else None
         self._record(Event.USER_DISABLED if disabled else Event.USER_ENABLED, by, user)
         if disabled:
+            self.tickets.void(user.id)
             self._end_trust(user.id)
 
     def _require(self, by: By, user: User, deadline: Deadline | None) -> None:
@@ -206,7 +211,6 @@ class Administration:
         self._record(Event.REQUIREMENT_CHANGED, by, user, before=_shown(before), after=_shown(deadline))
 
     def _end_trust(self, user_id: str) -> None:
-        self.tickets.void(user_id)
         self.sessions.revoke_all(user_id)
         self.devices.forget_all(user_id)
         self.challenges.close_all(user_id)

@@ -6,9 +6,10 @@ SQLite we open an engine of our own on the same file and leave the host's alone.
 """
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -31,6 +32,8 @@ from sqlalchemy.orm import Session as Transaction
 
 from mfa_service.errors import ConfigurationError
 from mfa_service.services.unit_of_work import WRITES
+
+T = TypeVar("T")
 
 _EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
 _CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{1,22})", re.ASCII)
@@ -72,6 +75,20 @@ def rows_changed(session: scoped_session[Transaction], statement: Update | Delet
 def changes_one(session: scoped_session[Transaction], statement: Update | Delete) -> bool:
     """Run a conditional UPDATE or DELETE and say whether it found its one row: this is how races are settled."""
     return rows_changed(session, statement) == 1
+
+
+def rested(steps: Iterable[T]) -> Iterator[T]:
+    """The same steps, with a rest after each for as long as it took.
+
+    Batch after batch without a gap would keep everybody else from writing: SQLite lets one writer in at a time, and
+    those who wait ask now and then, not in a queue.
+    """
+    began = time.monotonic()
+    for step in steps:
+        took = time.monotonic() - began
+        yield step
+        time.sleep(took)
+        began = time.monotonic()
 
 
 def page(

@@ -14,12 +14,13 @@ from sqlalchemy.orm import scoped_session
 
 from mfa_service.crypto.opaque import is_id
 from mfa_service.errors import NotFound
-from mfa_service.models import Device, Lock, Session, TOTPSecret, User, UserRole
+from mfa_service.models import Device, Lock, TOTPSecret, User, UserRole
 from mfa_service.services import lockout, usernames
 from mfa_service.services.database import page
 from mfa_service.services.policy import ALWAYS, Deadline, Policy, Preview, Rules, has_factor, is_due_by, is_required_by
 from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
+from mfa_service.services.sessions import Sessions
 from mfa_service.services.unit_of_work import UnitOfWork, reading
 
 FactorState = Literal["enabled", "disabled", "none"]
@@ -109,6 +110,7 @@ class Directory:
         roles: Roles,
         policy: Policy,
         recovery_codes: RecoveryCodes,
+        sessions: Sessions,
         now: Callable[[], datetime],
     ) -> None:
         self._session = session
@@ -116,6 +118,7 @@ class Directory:
         self._roles = roles
         self._policy = policy
         self._recovery_codes = recovery_codes
+        self._sessions = sessions
         self._now = now
 
     @reading
@@ -130,12 +133,11 @@ class Directory:
         user = self._session.get(User, user_id) if is_id(user_id) else None
         if user is None:
             raise NotFound
-        live = and_(Session.user_id == user_id, Session.revoked_at.is_(None), Session.expires_at > self._now())
         counters = self._session.scalars(select(Lock).where(Lock.user_id == user_id).order_by(Lock.subject))
         return Profile(
             entry=self._entries([user])[0],
             recovery_codes_left=self._recovery_codes.remaining(user_id),
-            sessions=self._count(Session.id, live),
+            sessions=self._sessions.count(user_id),
             devices=self._count(Device.id, and_(Device.user_id == user_id, Device.expires_at > self._now())),
             own_rule=self._policy.find_own_rule(user_id),
             deadline=self._policy.find_date(user_id),

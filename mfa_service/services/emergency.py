@@ -11,7 +11,7 @@ from sqlalchemy.orm import scoped_session
 from mfa_service.crypto.totp import step_at
 from mfa_service.models import Challenge, Device, RecoveryCode, Session, Ticket, TOTPSecret
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import rows_changed
+from mfa_service.services.database import rested, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 
 #: A change, the key of its table, and which rows it is for.
@@ -77,10 +77,7 @@ class Emergency:
         return {name: self._in_batches(*change) for name, change in changes.items()}
 
     def _in_batches(self, change: Update | Delete, key: tuple[Any, ...], which: ColumnElement[bool]) -> int:
-        total = 0
-        while (changed := self._batch(change, key, which)) > 0:
-            total += changed
-        return total
+        return sum(rested(iter(lambda: self._batch(change, key, which), 0)))
 
     @unit_of_work
     def _batch(self, change: Update | Delete, key: tuple[Any, ...], which: ColumnElement[bool]) -> int:

@@ -140,7 +140,7 @@ class Factors:
         The account is as if it had never had one: its owner, with the factor in hand, has said so.
         """
         user = self._get_active(identity)
-        self.policy.ensure_may_go_without(user.id)
+        self.policy.ensure_may_go_without(user.id, self.roles.of(user.id))
         self.totp.forget_all(user.id)
         self.recovery_codes.forget_all(user.id)
         self.locks.passed(user.id, *lockout.FACTORS)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
 from mfa_service.models import Challenge, Device, Lock, Session, TOTPSecret
-from mfa_service.services.database import rows_changed
+from mfa_service.services.database import rested, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 
 BATCH = 1000
@@ -51,10 +51,7 @@ class Housekeeping:
         }
 
     def _prune(self, key: tuple[Any, ...], which: ColumnElement[bool]) -> int:
-        total = 0
-        while (removed := self._prune_batch(key, which)) > 0:
-            total += removed
-        return total
+        return sum(rested(iter(lambda: self._prune_batch(key, which), 0)))
 
     @unit_of_work
     def _prune_batch(self, key: tuple[Any, ...], which: ColumnElement[bool]) -> int:

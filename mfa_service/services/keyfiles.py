@@ -7,7 +7,7 @@ that no replica meets what it can't open. A file that can't be read keeps what w
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mfa_service.config import Settings
 from mfa_service.crypto.keyring import Keyring, Keys
@@ -23,6 +23,9 @@ INTERVALS = 2
 
 class Dated(Protocol[K_co]):
     """Keys that depend on the time."""
+
+    def following(self, earlier: Any) -> Self:
+        """The same, read after `earlier`: what has been active stays so."""
 
     def as_of(self, now: float) -> K_co:
         """Those that count at `now` (Unix seconds)."""
@@ -55,7 +58,7 @@ class Watched(Generic[K_co]):
         try:
             stamp = _stamp(self._path)
             if stamp != self._stamp:
-                self._dated, self._stamp = self._load(), stamp
+                self._dated, self._stamp = self._load().following(self._dated), stamp
         except (ConfigurationError, OSError) as error:
             logging.getLogger("mfa_service").critical("keys stay as they were: %s", error)
         self._current = self._dated.as_of(self._checked_at)

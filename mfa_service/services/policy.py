@@ -6,7 +6,7 @@ once, and no later one moves it. Until the deadline a user may go without; after
 is cached: the rules are read in the transaction that issues or refreshes a token.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import MFARequired
 from mfa_service.models import Device, GracePeriod, PolicyMode, Rule, TOTPSecret, User, UserRole
+from mfa_service.services.roles import ADMIN
 from mfa_service.services.unit_of_work import UnitOfWork, reading
 
 Mode = Literal["required", "optional"]
@@ -121,9 +122,12 @@ class Policy:
         deadline = self.find_deadline(user_id)
         return deadline is not None and deadline <= self._now()
 
-    def ensure_may_go_without(self, user_id: str) -> None:
-        """Raise MFARequired if any rule is about this user, even one whose deadline is still to come."""
-        if self.find_deadline(user_id) is not None:
+    def ensure_may_go_without(self, user_id: str, roles: Collection[str]) -> None:
+        """Raise MFARequired if any rule is about this user, even one whose deadline is still to come.
+
+        Nor may an administrator: a password alone would then enrol a factor that opens everything.
+        """
+        if ADMIN in roles or self.find_deadline(user_id) is not None:
             raise MFARequired
 
     def read(self) -> Rules:
@@ -158,7 +162,9 @@ class Policy:
     def find_own_rule(self, user_id: str) -> Deadline | None:
         """The rule about this very user, if there is one."""
         rule = self._session.get(Rule, own_subject(user_id))
-        return Deadline(rule.deadline_at, rule.grace_days) if rule else None
+        if rule is None:
+            return None
+        return Deadline(rule.deadline_at) if rule.grace_days is None else Deadline(days=rule.grace_days)
 
     def require(self, user_id: str, deadline: Deadline | None) -> None:
         """Make, move or (None) drop the rule about this very user."""
@@ -211,6 +217,9 @@ class Policy:
         found = self._session.get(Rule, subject)
         since = found.created_at if found else self._now()
         at, days = deadline.at, deadline.days
+        if found and found.deadline_at and found.grace_days is not None and days is not None:
+            # The days of a rule about one user have begun: they go on, and there are more or fewer of them.
+            at = found.deadline_at + timedelta(days=days - found.grace_days)
         self._session.merge(Rule(subject=subject, user_id=user_id, deadline_at=at, grace_days=days, created_at=since))
 
     def _everyone(self) -> PolicyMode | None:

@@ -16,7 +16,7 @@ from mfa_service.crypto.vault import Vault, header_of
 from mfa_service.models import Canary, Session, TOTPSecret, User
 from mfa_service.services import health, totp
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one
+from mfa_service.services.database import changes_one, rested
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import password_context
 
@@ -72,13 +72,17 @@ class Rotation:
         Raises SealBroken at a value that no key of the ring opens.
         """
         total = 0
+        for count in rested(self._batches(key_id)):
+            total += count
+            yield count
+        self._record(Event.KEYS_ROTATED, client, {"key": key_id, "rows": total})
+
+    def _batches(self, key_id: str) -> Iterator[int]:
         for place in PLACES.values():
             last: Any = None
             while batch := self._batch(place, key_id, last):
                 last = batch[-1]
-                total += len(batch)
                 yield len(batch)
-        self._record(Event.KEYS_ROTATED, client, {"key": key_id, "rows": total})
 
     @unit_of_work
     def record_retired(self, key_id: str, client: ClientInfo) -> None:

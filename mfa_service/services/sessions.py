@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, exists, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
@@ -188,6 +188,11 @@ class Sessions:
             Session.id,
             cursor,
         )
+
+    def count(self, user_id: str) -> int:
+        """How many live sessions a user has."""
+        live = select(func.count(Session.id)).where(Session.user_id == user_id, self._is_live())
+        return self._session.scalar(live) or 0
 
     @unit_of_work
     def revoke(self, user_id: str, session_id: str, client: ClientInfo) -> None:

@@ -47,6 +47,7 @@ def _extend_users() -> None:
         table.add_column(sa.Column("email_key", _bytewise(254)))
         table.add_column(sa.Column("seen_at", _TIME))
     op.execute("UPDATE mfa_users SET email_key = lower(email), seen_at = created_at")
+    _fold_addresses()
     with op.batch_alter_table("mfa_users") as table:
         table.alter_column("email_key", nullable=False, existing_type=_bytewise(254))
         table.alter_column("seen_at", nullable=False, existing_type=_TIME)
@@ -60,6 +61,15 @@ def _extend_users() -> None:
         sa.Column("role", sa.String(32), primary_key=True),
     )
     op.create_index("ix_mfa_user_roles_role", "mfa_user_roles", ["role", "user_id"])
+
+
+def _fold_addresses() -> None:
+    """Fold what is not ASCII here: databases differ in what they make of it."""
+    connection = op.get_bind()
+    pattern = "email GLOB '*[^ -~]*'" if connection.dialect.name == "sqlite" else "email ~ '[^ -~]'"
+    users = sa.table("mfa_users", sa.column("id"), sa.column("email"), sa.column("email_key"))
+    for user_id, email in connection.execute(sa.select(users.c.id, users.c.email).where(sa.text(pattern))).all():
+        connection.execute(users.update().where(users.c.id == user_id).values(email_key=email.casefold()))
 
 
 def _add_policy() -> None:

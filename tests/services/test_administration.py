@@ -287,8 +287,8 @@ def test_unlocking_ends_nothing(services: Services, root: By, rows: Rows) -> Non
 def test_nothing_happens_to_anybody_else(services: Services, root: By, ada: str, rows: Rows, name: str) -> None:
     bob = register(services, "bob")
     sign_in(services, bob)
-    outcome_of(lambda: services.login.begin("bob", "wrong-password", CLIENT))
     log_in(services, bob)
+    outcome_of(lambda: services.login.begin("bob", "wrong-password", CLIENT))
     outsiders = (user_id_of(rows, "bob"), actor_of(root))
     before = about(rows, outsiders)
     assert before["mfa_locks"] != [] != before["mfa_challenges"]

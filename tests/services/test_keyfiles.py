@@ -185,6 +185,20 @@ def test_a_signing_key_under_a_name_of_ones_own_counts_from_when_it_was_written(
     assert seconds_until(clock, lambda: signer(services) != old) in range(DELAY, DELAY + INTERVAL)
 
 
+@pytest.mark.parametrize("name", ["one.pem", "signing.pem", "2024.pem"])
+def test_a_new_signing_key_signs_whatever_the_one_before_is_called(
+    services: Services, folder: "Folder", clock: Clock, name: str
+) -> None:
+    """Names of one's own may stand beside those of `flask mfa new-signing-key`: the newer key is the newer one."""
+    folder.rename(folder.names[0], name)
+    clock.advance(DELAY)
+    old = signer(services)
+    folder.add_key()
+    clock.advance(DELAY + INTERVAL)
+    assert len(kids(services)) == 2
+    assert signer(services) != old
+
+
 def test_the_old_signing_key_verifies_until_its_last_token_has_expired_and_then_leaves(
     services: Services, folder: "Folder", clock: Clock
 ) -> None:
@@ -388,6 +402,9 @@ class Folder:
 
     def copied(self) -> Path:
         return Path(shutil.copytree(self.path, self.path.with_name("stolen")))
+
+    def rename(self, name: str, to: str) -> None:
+        (self.path / name).rename(self.path / to)
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink()

@@ -78,7 +78,7 @@ LISTINGS: dict[str, Listing] = {
     "audit before": audit(before=MIDDLE),
     "audit between": audit(since=MIDDLE, before=LATE),
     "audit by user and event": audit(user_id=SOMEBODY, event="event.7"),
-    "seals": lambda services, cursor: services.seals.page(cursor),
+    "seals": lambda services, cursor: services.seals.chain.page(cursor),
     "own sessions": lambda services, cursor: services.sessions.list(SOMEBODY, cursor),
     "own devices": lambda services, cursor: services.devices.list(SOMEBODY, cursor),
     "activity": audit(user_id=SOMEBODY),

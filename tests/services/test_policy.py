@@ -133,13 +133,6 @@ def test_a_rule_that_is_dropped_and_made_anew_starts_anew(
     assert log_in(services) == services.now() + timedelta(days=7)
 
 
-@pytest.mark.parametrize("about", ["everybody", "a role", "one user"])
-def test_no_days_are_over_with_the_first_login(services: Services, ada: str, about: str) -> None:
-    put(services, ada, about, Deadline(days=0))
-    assert log_in(services) is None
-    assert is_due(services, ada)
-
-
 # ── several rules ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -248,7 +241,7 @@ def is_due(services: Services, user_id: str) -> bool:
 
 def any_deadline(dice: random.Random, now: datetime) -> Deadline:
     at = now + timedelta(seconds=dice.choice((-DAY, -1, 0, 1, DAY)))
-    return dice.choice((Deadline(), Deadline(at=at), Deadline(days=dice.choice((0, 1, 3, 30)))))
+    return dice.choice((Deadline(), Deadline(at=at), Deadline(days=dice.choice((1, 3, 30)))))
 
 
 def any_rules(dice: random.Random, now: datetime) -> Rules:

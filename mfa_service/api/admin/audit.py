@@ -82,7 +82,7 @@ def export_audit(query: ExportQuery) -> Response:
     """The same as one JSON object a line, without an end of pages. That it was taken is an event itself."""
     services().administration.record_export(acting())
     events = services().audit_log.export(query.filter)
-    lines = as_ndjson(event_view(event).model_dump(by_alias=True, mode="json") for event in events)
+    lines = as_ndjson(event_view(event).model_dump(by_alias=True, mode="json", exclude_none=True) for event in events)
     return Response(lines, mimetype="application/x-ndjson")
 
 
@@ -92,6 +92,6 @@ def export_audit(query: ExportQuery) -> Response:
 @refuses(*ADMIN_REFUSALS)
 def list_seals(query: Paged) -> SealsView:
     """The seals over the log, to keep or to compare. Verifying is `flask mfa audit verify`."""
-    seals, following = services().seals.page(query.cursor)
-    keys = [SealKeyView.model_validate(key) for key in services().seals.keys.public_jwks()]
+    seals, following = services().seals.chain.page(query.cursor)
+    keys = [SealKeyView.model_validate(key) for key in services().seals.chain.keys.public_jwks()]
     return SealsView(items=[SealView(**seal.as_members()) for seal in seals], keys=keys, next=following)

@@ -14,7 +14,7 @@ class DeadlineBody(Body):
     """From when a rule holds: `at` a date, or `days` after a user's first login under it. One of the two."""
 
     at: Time | None = None
-    days: Annotated[int | None, Field(ge=0, le=MAX_DAYS)] = None
+    days: Annotated[int | None, Field(ge=1, le=MAX_DAYS)] = None
 
     @property
     def deadline(self) -> Deadline:

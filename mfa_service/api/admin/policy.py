@@ -8,6 +8,7 @@ from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
 from mfa_service.api.admin.deadline import DeadlineBody, DeadlineView
 from mfa_service.api.admin.users import UserEntryView, user_entry
 from mfa_service.services.policy import Deadline, Mode, Rules
+from mfa_service.services.roles import ensure_names
 from mfa_service.web import services
 from mfa_service.web.contract import Body, Paged, View, asks, gives, limited, refuses, takes
 
@@ -25,6 +26,7 @@ class PolicyBody(Body):
     @property
     def rules(self) -> Rules:
         """What was meant. Raises InvalidRequest."""
+        ensure_names(self.roles)
         roles = {role: _deadline(body) for role, body in self.roles.items()}
         return Rules(self.mode, _deadline(self.deadline), roles)
 

@@ -47,7 +47,7 @@ class ReasonBody(Body):
 class ResetBody(Body):
     """Why: a reset takes somebody's second factor."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=256, description="It stands in the audit log.")]
+    reason: Annotated[str, Field(max_length=256, pattern=r"\S", description="It stands in the audit log.")]
 
 
 class UserEntryView(View):
@@ -124,6 +124,8 @@ def show_user(user_id: str) -> UserDetailView:
 @refuses(*ADMIN_REFUSALS, errors.NotFound, errors.LastAdministrator)
 def change_user(body: ChangeBody, user_id: str) -> UserDetailView:
     """Change roles, disable or enable, require a second factor."""
+    if body.mfa_deadline and not body.mfa_required:
+        raise errors.InvalidRequest(fields={"mfaDeadline": "goes with mfaRequired: true"})
     deadline = body.mfa_deadline.deadline if body.mfa_deadline else Deadline()
     roles = None if body.roles is None else tuple(body.roles)
     changes = Changes(roles, body.disabled, body.mfa_required, deadline)
