@@ -8,6 +8,8 @@ export PORT MFA_INSTANCE MFA_PUBLIC_URL
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := .venv/bin
+# Each file of tests in one process; its servers and databases are its own.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check demo timing requirements clean
@@ -24,10 +26,10 @@ serve: .venv/serve  ## Run the service on 127.0.0.1:8000 (PORT and MFA_INSTANCE 
 test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and a real Redis
 	@tools/programs.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 check: .venv/test lint  ## The quick part: lint, types, and tests that need no server
-	$(BIN)/pytest -q -m "not services"
+	$(BIN)/pytest -q $(PARALLEL) -m "not services"
 
 .PHONY: lint
 lint: .venv/test
