@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, select
 
 from mfa_service.config import Settings
 from mfa_service.crypto.recovery import digest
-from mfa_service.models import Base, User
+from mfa_service.models import User
 from mfa_service.services import Services
 from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
@@ -29,7 +29,7 @@ from mfa_service.services.factors import Proof
 from mfa_service.services.lockout import FIRST_DELAY
 from mfa_service.services.login import SignedIn
 from tests.bursts import Answer, Call, burst, post, together
-from tests.conftest import ROOT, free_port, running
+from tests.conftest import ROOT, empty, free_port, running
 from tests.factories import PASSWORD, totp
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -345,11 +345,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def server_config(database: str, instance: Path) -> dict[str, Any]:
-    engine = create_engine(database)
-    with engine.begin() as connection:  # other tests had other keys
-        for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(table.delete())
-    engine.dispose()
+    empty(database)  # other tests had other keys
     limits = ("MFA_AUTH_RATE_LIMIT", "MFA_SESSION_RATE_LIMIT", "MFA_REGISTRATION_RATE_LIMIT")
     settings = {"TESTING": True, "MFA_INSTANCE": str(instance), "MFA_DATABASE_URL": database, "MFA_BCRYPT_COST": 4}
     return settings | dict.fromkeys(limits, "100000 per minute") | {"MFA_HASHING_QUEUE": 50}
@@ -370,11 +366,9 @@ def running_server(server_config: dict[str, Any], redis: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def server(running_server: str, rows: Rows) -> str:
+def server(running_server: str, database: str) -> str:
     """Four worker processes, on a database in which nobody has an account."""
-    for table in reversed(Base.metadata.sorted_tables):
-        if table.name != "mfa_canaries":
-            rows(f"DELETE FROM {table.name}")
+    empty(database, keep="mfa_canaries")
     return running_server
 
 

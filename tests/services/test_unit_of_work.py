@@ -205,6 +205,7 @@ def test_units_that_collide_are_run_again_and_no_update_is_lost(serializable: Se
 
 
 @only_postgresql
+@pytest.mark.usefixtures("changeable")
 def test_a_unit_that_collides_every_time_is_given_up(serializable: Services, rows: Rows) -> None:
     Diary(serializable).write("a")
     runs: list[int] = []
@@ -224,6 +225,7 @@ def test_a_unit_that_collides_every_time_is_given_up(serializable: Services, row
 
 
 @only_postgresql
+@pytest.mark.usefixtures("changeable")
 def test_of_two_units_in_a_deadlock_both_succeed_in_the_end(services: Services, rows: Rows) -> None:
     for entry in ("a", "b"):
         Diary(services).write(entry)
@@ -335,6 +337,14 @@ def test_our_connections_write_ahead_and_keep_foreign_keys(services: Services) -
 
 
 # ── fixtures ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def changeable(rows: Rows) -> Iterator[None]:
+    """The log without the triggers that keep it from being changed: these tests want a row to fight over."""
+    rows("ALTER TABLE mfa_events DISABLE TRIGGER USER")
+    yield
+    rows("ALTER TABLE mfa_events ENABLE TRIGGER USER")
 
 
 @pytest.fixture
