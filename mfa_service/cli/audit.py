@@ -8,13 +8,16 @@ from typing import Any, TextIO
 
 import click
 
-from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, track, yes
+from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, track, user_id_of, yes
 from mfa_service.cli.policy import in_utc
 from mfa_service.crypto.chain import Seal
+from mfa_service.crypto.opaque import is_id
 from mfa_service.services import Services
+from mfa_service.services.audit import Event
 from mfa_service.services.audit_log import Entry, EventFilter
 from mfa_service.services.reports import as_ndjson
 
+_EVENTS = [str(event) for event in Event]
 _UNITS = {"d": "days", "h": "hours", "w": "weeks"}
 
 
@@ -25,7 +28,9 @@ def audit() -> None:
 
 def _filters(command: Any) -> Any:
     options = (
-        click.option("--event", help="Its name, such as login.completed."),
+        click.option(
+            "--event", type=click.Choice(list(map(str, Event))), metavar="NAME", help="Such as login.completed."
+        ),
         click.option("--user", help="Whom it happened to: a username or an id."),
         click.option("--actor", help="Who did it: an administrator's id, or cli:NAME."),
         click.option("--from", "since", type=click.DateTime(), help="From this time on (UTC)."),
@@ -38,7 +43,7 @@ def _filters(command: Any) -> Any:
 
 @audit.command("search")
 @_filters
-@click.option("--limit", default=50, show_default=True, help="So many at most, newest first.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many at most, newest first.")
 @as_json
 def search(limit: int, is_json: bool, **which: Any) -> None:
     """Search the audit log, newest first."""
@@ -52,8 +57,9 @@ def search(limit: int, is_json: bool, **which: Any) -> None:
 def export(**which: Any) -> None:
     """Print events as JSON, one a line, newest first. That they were taken is an event itself."""
     with open_services() as services:
-        services.administration.record_export(operator())
-        sys.stdout.writelines(as_ndjson(_members(it) for it in services.audit_log.export(_filter(services, **which))))
+        chosen = _filter(services, **which)
+        services.administration.record_export(operator(), Event.AUDIT_EXPORTED, vars(chosen))
+        sys.stdout.writelines(as_ndjson(_members(entry) for entry in services.audit_log.export(chosen)))
 
 
 @audit.command("seal")
@@ -90,13 +96,17 @@ def verify(shipped: TextIO | None) -> None:
 @yes
 def prune(older_than: str, yes: bool) -> None:
     """Remove whole sealed ranges that are older, and leave a signed record that `verify` accepts."""
-    match = re.fullmatch(r"([0-9]{1,5})([dhw])", older_than)
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([dhw])", older_than)
     if not match:
         raise click.UsageError("--older-than must read like 365d, 52w or 48h")
     age = timedelta(**{_UNITS[match[2]]: int(match[1])})
     confirm(f"Remove audit events older than {older_than} for ever?", yes=yes)
     with open_services() as services:
         track(services.seals.prune(age, operator().client), "events removed")
+        oldest = services.seals.find_oldest()
+    if oldest:
+        seal, newest = oldest
+        click.echo(f"kept from seal {seal.number} on, whose newest event is of {newest:%Y-%m-%d %H:%M}", err=True)
 
 
 def _filter(
@@ -107,8 +117,8 @@ def _filter(
     since: datetime | None,
     before: datetime | None,
 ) -> EventFilter:
-    # The account may be gone; its events are found by its id all the same.
-    user_id = (services.directory.find_id(user) or user) if user else None
+    # The account may be gone: its events are found by its id all the same.
+    user_id = user if user and is_id(user) else user_id_of(services, user) if user else None
     return EventFilter(event, user_id, actor, in_utc(since), in_utc(before))
 
 

@@ -2,11 +2,11 @@
 
 import click
 
-from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show_one, yes
+from mfa_service.cli.group import as_json, confirm, mfa, needs_why, open_services, operator, show_one, yes
 
 
 @mfa.command("revoke-all")
-@click.option("--reason", required=True, help="Stands in the audit log.")
+@needs_why
 @yes
 @as_json
 def revoke_all(reason: str, yes: bool, is_json: bool) -> None:

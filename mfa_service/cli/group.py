@@ -53,7 +53,7 @@ def _problems(error: Exception) -> list[str]:
     if isinstance(error, SealBroken):
         return ["a sealed value does not open: its key is missing, or it was changed; the audit log says whose"]
     if isinstance(error, Unavailable):
-        return ["the database is out of order, or not migrated: see above, and `flask mfa doctor`"]
+        return ["the database is locked, full, read-only or not migrated: see above, and `flask mfa doctor`"]
     if isinstance(error, MFAError):
         reasons = "; ".join(f"{member} {reason}" for member, reason in error.fields.items())
         return [f"{error.message}{': ' if reasons else ''}{reasons}"]
@@ -90,7 +90,17 @@ def user_id_of(services: Services, user: str) -> str:
 
 
 as_json = click.option("--json", "is_json", is_flag=True, help="One JSON document instead of a table.")
-why = click.option("--reason", default="", help="Stands in the audit log.")
+
+
+def _checked_reason(_context: click.Context, _option: click.Parameter, reason: str) -> str:
+    if len(reason) > _LONGEST_REASON or not (reason.isprintable()):
+        raise click.BadParameter(f"takes at most {_LONGEST_REASON} printable characters")
+    return reason
+
+
+_LONGEST_REASON = 256
+why = click.option("--reason", default="", callback=_checked_reason, help="Stands in the audit log.")
+needs_why = click.option("--reason", required=True, callback=_checked_reason, help="Stands in the audit log.")
 yes = click.option("--yes", is_flag=True, help="Don't ask back.")
 
 

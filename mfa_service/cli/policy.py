@@ -1,5 +1,6 @@
 """The policy from a terminal: show it, change it, see beforehand whom a change concerns, report who is late."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +11,11 @@ import click
 
 from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, show_one, why, yes
 from mfa_service.services import Services
+from mfa_service.services.audit import Event
 from mfa_service.services.directory import Standing
 from mfa_service.services.policy import MAX_DAYS, Deadline, Mode, Rules
 from mfa_service.services.reports import as_csv
+from mfa_service.services.roles import ensure_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,10 +27,12 @@ def deadline_options(command: F) -> F:
     return at(days(command))
 
 
-def deadline_of(at: datetime | None, days: int | None) -> Deadline:
-    """What the options mean. Raises a usage error for both."""
+def deadline_of(at: datetime | None, days: int | None, *, off: bool = False) -> Deadline:
+    """What the options mean; `off` is where no rule is left to have one. Raises a usage error for contradictions."""
     if at is not None and days is not None:
         raise click.UsageError("--at and --days: choose one")
+    if off and (at is not None or days is not None):
+        raise click.UsageError("there is no deadline where nothing is required")
     return Deadline(in_utc(at), days)
 
 
@@ -56,9 +61,9 @@ def show_policy(is_json: bool) -> None:
 @yes
 def set_mode(mode: Mode, at: datetime | None, days: int | None, reason: str, yes: bool) -> None:
     """Require a second factor of everybody, or make it optional. Rules about roles stay as they are."""
+    deadline = deadline_of(at, days, off=mode == "optional")
     with open_services() as services:
-        rules = replace(services.policy.show(), mode=mode, deadline=deadline_of(at, days))
-        _replace(services, rules, reason, yes=yes)
+        _change(services, lambda rules: replace(rules, mode=mode, deadline=deadline), reason, yes=yes)
 
 
 @policy.command("enforce")
@@ -69,11 +74,15 @@ def set_mode(mode: Mode, at: datetime | None, days: int | None, reason: str, yes
 @yes
 def enforce_role(role: str, at: datetime | None, days: int | None, off: bool, reason: str, yes: bool) -> None:
     """Require a second factor of everybody with a role, at once or by a deadline."""
+    deadline = deadline_of(at, days, off=off)
+
+    def change(rules: Rules) -> Rules:
+        others = {name: each for name, each in rules.roles.items() if name != role}
+        return replace(rules, roles=others if off else others | {role: deadline})
+
     with open_services() as services:
-        rules = services.policy.show()
-        others = {name: deadline for name, deadline in rules.roles.items() if name != role}
-        roles = others if off else others | {role: deadline_of(at, days)}
-        _replace(services, replace(rules, roles=roles), reason, yes=yes)
+        ensure_names([role])
+        _change(services, change, reason, yes=yes)
 
 
 @policy.command("preview")
@@ -82,37 +91,44 @@ def enforce_role(role: str, at: datetime | None, days: int | None, off: bool, re
 @deadline_options
 @as_json
 def preview(mode: Mode, roles: tuple[str, ...], at: datetime | None, days: int | None, is_json: bool) -> None:
-    """Count whom a policy would concern, changing nothing."""
+    """Count whom a policy would concern, changing nothing. Rules about other roles stay as they are."""
     deadline = deadline_of(at, days)
     with open_services() as services:
-        rules = Rules(mode, deadline, dict.fromkeys(roles, deadline))
+        ensure_names(roles)
+        everyone = deadline if mode == "required" else Deadline()
+        rules = Rules(mode, everyone, {**services.policy.show().roles, **dict.fromkeys(roles, deadline)})
         show_one(vars(services.policy.preview(rules)), is_json=is_json)
 
 
 @mfa.command()
 @click.option("--standing", type=click.Choice(get_args(Standing)), help="Only these.")
 @click.option("--csv", "is_csv", is_flag=True, help="Every account, as CSV.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many accounts at most.")
 @as_json
-def compliance(standing: Standing | None, is_csv: bool, is_json: bool) -> None:
+def compliance(standing: Standing | None, is_csv: bool, limit: int, is_json: bool) -> None:
     """Report who has which factor, and who is late."""
     with open_services() as services:
+        found = services.directory.whole_report(standing)
         if is_csv:
-            sys.stdout.writelines(as_csv(services.directory.whole_report(standing)))
+            services.administration.record_export(operator(), Event.REPORT_EXPORTED, {"standing": standing})
+            sys.stdout.writelines(as_csv(found))
             return
         numbers = vars(services.directory.compliance())
-        rows = [vars(row) for row in services.directory.report(standing, None)[0]]
+        rows = [vars(row) for row in itertools.islice(found, limit)]
         if is_json:
             show_one(numbers | {"items": rows}, is_json=True)
-            return
-        show_one(numbers, is_json=False)
-        show(rows, is_json=False, title="the newest accounts; --csv has all of them")
+        else:
+            show_one(numbers, is_json=False)
+            show(rows, is_json=False)
+        if next(found, None):
+            click.echo(f"these are the first {limit}: --limit shows more, --csv all of them", err=True)
 
 
-def _replace(services: Services, rules: Rules, reason: str, *, yes: bool) -> None:
-    preview = services.policy.preview(rules)
+def _change(services: Services, change: Callable[[Rules], Rules], reason: str, *, yes: bool) -> None:
+    preview = services.policy.preview(change(services.policy.show()))
     click.echo(f"{preview.required} accounts without a second factor must enrol, {preview.late} of them at once")
     confirm("Put this policy in place?", yes=yes or not preview.late)
-    services.administration.set_policy(operator(reason), rules)
+    services.administration.change_policy(operator(reason), change)
     show_one(_members(services.policy.show()), is_json=False)
 
 

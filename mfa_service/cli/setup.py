@@ -43,13 +43,16 @@ def upgrade() -> None:
 
 @mfa.command("create-admin")
 @click.argument("username")
-@click.option("--email", prompt=True, help="Where notices go.")
+@click.option("--email", help="Where notices go; asked for if it is left out.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
-def create_admin(username: str, email: str, password_stdin: bool) -> None:
+def create_admin(username: str, email: str | None, password_stdin: bool) -> None:
     """Make an administrator, and show the QR code for their phone. The first sign-in with a code confirms it.
 
     Somebody who has an account already gets the role by `flask mfa set-role`.
     """
+    if password_stdin and not email:
+        raise click.UsageError("--password-stdin needs --email: standard input holds the password alone")
+    email = email or click.prompt("Email")
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")
     else:

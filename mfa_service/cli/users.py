@@ -5,7 +5,19 @@ from typing import Any, get_args
 
 import click
 
-from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, show_one, user_id_of, why, yes
+from mfa_service.cli.group import (
+    as_json,
+    confirm,
+    mfa,
+    needs_why,
+    open_services,
+    operator,
+    show,
+    show_one,
+    user_id_of,
+    why,
+    yes,
+)
 from mfa_service.cli.policy import deadline_of, deadline_options, in_utc
 from mfa_service.services import Services
 from mfa_service.services.administration import Changes
@@ -21,7 +33,7 @@ user_argument = click.argument("user")
 @click.option("--mfa", "factor", type=click.Choice(get_args(FactorState)), help="Only in this state.")
 @click.option("--seen-before", type=click.DateTime(), help="Only who was not seen since (UTC).")
 @click.option("--seen-since", type=click.DateTime(), help="Only who was seen since (UTC).")
-@click.option("--limit", default=50, show_default=True, help="So many at most, newest first.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many at most, newest first.")
 @as_json
 def list_users(
     limit: int, is_json: bool, seen_before: datetime | None, seen_since: datetime | None, **which: Any
@@ -53,7 +65,7 @@ def unlock(user: str, reason: str) -> None:
 
 @mfa.command("reset-mfa")
 @user_argument
-@click.option("--reason", required=True, help="Stands in the audit log.")
+@needs_why
 @yes
 @as_json
 def reset_factors(user: str, reason: str, yes: bool, is_json: bool) -> None:
@@ -126,10 +138,8 @@ def end_sessions(user: str, reason: str) -> None:
 def set_role(user: str, role: str, remove: bool, reason: str) -> None:
     """Give a user a role, or take it away. `admin` opens the admin routes."""
     with open_services() as services:
-        user_id = user_id_of(services, user)
-        roles = set(services.directory.show(user_id).entry.roles)
-        changes = Changes(roles=tuple(sorted(roles - {role} if remove else roles | {role})))
-        services.administration.change(operator(reason), user_id, changes)
+        changes = Changes(removes_role=role) if remove else Changes(adds_role=role)
+        services.administration.change(operator(reason), user_id_of(services, user), changes)
     click.echo(f"{user} {'no longer has' if remove else 'has'} the role {role}")
 
 
@@ -140,7 +150,7 @@ def set_role(user: str, role: str, remove: bool, reason: str) -> None:
 @why
 def require_factor(user: str, at: datetime | None, days: int | None, off: bool, reason: str) -> None:
     """Make one user enrol a second factor, at once or by a deadline, whatever the policy says of others."""
-    changes = Changes(mfa_required=not off, deadline=deadline_of(at, days))
+    changes = Changes(mfa_required=not off, deadline=deadline_of(at, days, off=off))
     with open_services() as services:
         services.administration.change(operator(reason), user_id_of(services, user), changes)
     click.echo(f"{user} {'is under the general policy alone' if off else 'must have a second factor'}")

@@ -5,12 +5,13 @@ the operator at a terminal acts as `cli:` and their name. The last administrator
 operator alone may reset that one's factors, for else a lost phone would be the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.opaque import is_id
@@ -48,6 +49,14 @@ class Changes:
     disabled: bool | None = None
     mfa_required: bool | None = None
     deadline: Deadline = field(default_factory=Deadline)
+    adds_role: str | None = None
+    removes_role: str | None = None
+
+    def roles_after(self, before: tuple[str, ...]) -> tuple[str, ...]:
+        """The roles that are to be, of a user who has these."""
+        roles = set(before if self.roles is None else self.roles)
+        added = {self.adds_role} if self.adds_role is not None else set()
+        return tuple(sorted((roles | added) - {self.removes_role}))
 
 
 @dataclass(frozen=True)
@@ -75,16 +84,16 @@ class Administration:
 
         Raises NotFound, InvalidRequest, LastAdministrator.
         """
-        ensure_names(changes.roles or ())
-        if changes.disabled or changes.roles is not None:
-            self.roles.hold_administrators()  # before anybody's row: two that act on each other wait for none
+        self.roles.hold_administrators()  # before anybody's row: two that act on each other don't wait for each other
         user = self._get(by, user_id)
         before = self.roles.of(user.id)
-        if (changes.roles is not None and ADMIN not in changes.roles and ADMIN in before) or changes.disabled:
+        after = changes.roles_after(before)
+        ensure_names(after)
+        if changes.disabled or (ADMIN in before and ADMIN not in after):
             self.roles.ensure_another_administrator(user.id)
-        if changes.roles is not None and set(changes.roles) != set(before):
-            self.roles.replace(user.id, changes.roles)
-            self._record(Event.ROLES_CHANGED, by, user, before=before, after=tuple(sorted(changes.roles)))
+        if after != before:
+            self.roles.replace(user.id, after)
+            self._record(Event.ROLES_CHANGED, by, user, before=before, after=after)
         if changes.disabled is not None:
             self._set_disabled(by, user, changes.disabled)
         if changes.mfa_required is not None:
@@ -107,7 +116,8 @@ class Administration:
         self.roles.hold_administrators()
         user = self._get(by, user_id)
         self.roles.ensure_another_administrator(user.id)
-        self._record(Event.USER_DELETED, by, user)
+        had = {"roles": self.roles.of(user.id), "factor": self.totp.is_confirmed(user.id)}
+        self._record(Event.USER_DELETED, by, user, before=had)
         self.session.execute(delete(User).where(User.id == user.id))
 
     @unit_of_work
@@ -143,13 +153,24 @@ class Administration:
         self._end_trust(user.id)
         self._record(Event.SESSIONS_ENDED, by, user)
 
-    @unit_of_work
     def set_policy(self, by: By, rules: Rules) -> None:
         """Put other rules in place. Raises InvalidRequest."""
-        ensure_names(rules.roles)
-        self.roles.hold_administrators()  # of two that change it at the same time, one waits
+        self.change_policy(by, lambda _: rules)
+
+    def change_policy(self, by: By, change: Callable[[Rules], Rules]) -> None:
+        """Put in place what `change` makes of the rules as they are now. Raises InvalidRequest."""
+        try:
+            self._change_policy(by, change)
+        except IntegrityError:  # the very first policy, and somebody else was faster with it
+            self._change_policy(by, change)
+
+    @unit_of_work
+    def _change_policy(self, by: By, change: Callable[[Rules], Rules]) -> None:
+        self.policy.hold()
         self._ensure_administrator(by)
         before = self.policy.read()
+        rules = change(before)
+        ensure_names(rules.roles)
         self.policy.replace(rules)
         self.audit.record(
             Event.POLICY_CHANGED, by.client, reason=by.reason, before=before.as_detail(), after=rules.as_detail()
@@ -166,10 +187,11 @@ class Administration:
         self.audit.record(Event.ACCESS_REFUSED, client, user_id=identity.user_id, role=role)
 
     @unit_of_work
-    def record_export(self, by: By) -> None:
-        """Note that the audit log was taken away."""
+    def record_export(self, by: By, event: Event, which: Mapping[str, object]) -> None:
+        """Note that the audit log, or a report of everybody, was taken away, and which part of it."""
         self._ensure_administrator(by)
-        self.audit.record(Event.AUDIT_EXPORTED, by.client, reason=by.reason)
+        asked = {name: str(value) for name, value in which.items() if value is not None}
+        self.audit.record(event, by.client, reason=by.reason, which=asked)
 
     def _get(self, by: By, user_id: str) -> User:
         if not is_id(user_id):

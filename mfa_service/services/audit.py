@@ -62,6 +62,7 @@ class Event(StrEnum):
     ACCESS_REFUSED = "access.refused"
     TICKET_USED = "ticket.used"
     AUDIT_PRUNED = "audit.pruned"
+    REPORT_EXPORTED = "report.exported"
     AUDIT_EXPORTED = "audit.exported"
     KEYS_ROTATED = "keys.rotated"
     KEY_RETIRED = "key.retired"

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import InvalidRequest, LastAdministrator
-from mfa_service.models import User, UserRole
+from mfa_service.models import TOTPSecret, User, UserRole
 
 ADMIN = "admin"
 #: Roles that one user may have.
@@ -45,15 +45,21 @@ class Roles:
         self._session.add_all(UserRole(user_id=user_id, role=role) for role in missing)
 
     def hold_administrators(self) -> tuple[str, ...]:
-        """The ids of all who can administrate, held against other units: of two that would go last, one waits."""
+        """The ids of all who can administrate, held against other units: of two that would go last, one waits.
+
+        Who has not enrolled a second factor can't yet, and counts only where nobody has.
+        """
+        is_enrolled = exists().where(TOTPSecret.user_id == UserRole.user_id, TOTPSecret.confirmed_at.is_not(None))
         held = (
-            select(UserRole.user_id)
+            select(UserRole.user_id, is_enrolled)
             .join(User, User.id == UserRole.user_id)
             .where(UserRole.role == ADMIN, User.disabled_at.is_(None))
             .order_by(UserRole.user_id)
             .with_for_update()
         )
-        return tuple(self._session.scalars(held))
+        found = self._session.execute(held).all()
+        enrolled = tuple(user_id for user_id, is_able in found if is_able)
+        return enrolled or tuple(user_id for user_id, _ in found)
 
     def ensure_another_administrator(self, user_id: str) -> None:
         """Raise LastAdministrator if this user is the only one who can administrate."""

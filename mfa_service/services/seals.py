@@ -84,7 +84,8 @@ class Seals:
         ConfigurationError if what is to go has been tampered with: the evidence stays.
         """
         ranges = self._ranges_before(self._now() - older_than)
-        if broken := list(self._verification.before_pruning(ranges)):
+        leftover = self._pruned_ranges()
+        if broken := list(self._verification.before_pruning([*leftover, *ranges])):
             raise ConfigurationError([f"nothing is pruned: {finding}" for finding in broken])
         if ranges:
             self._announce(ranges[-1].last_id, client)
@@ -164,6 +165,14 @@ class Seals:
     @reading
     def _pruning(self, last_id: int) -> Seal:
         return self._following(self.chain.find_last(), "prune", 1, last_id, *digest_of([]))
+
+    @reading
+    def find_oldest(self) -> tuple[Seal, datetime | None] | None:
+        """The oldest range that is still there, and the time of its newest event: what pruning goes up to."""
+        for seal in self.chain.of_kind("seal", after=self.chain.pruned_through()):
+            newest = select(func.max(AuditEvent.at)).where(AuditEvent.id.between(seal.first_id, seal.last_id))
+            return seal, self._session.scalar(newest)
+        return None
 
     @unit_of_work
     def _record_pruning(self, seal: Seal, client: ClientInfo) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.chain import GENESIS, Seal, digest_of
-from mfa_service.models import AuditEvent, SealRecord
+from mfa_service.models import AuditEvent, SealRecord, User
 from mfa_service.services.chain import Chain
 from mfa_service.services.unit_of_work import UnitOfWork, reading
 
@@ -62,7 +62,7 @@ class Verification:
         yield Progress(events, (*self._unsealed(last_id), *self._not_here(shipped, ours)))
 
     def before_pruning(self, ranges: Sequence[Seal]) -> Iterator[str]:
-        """What is wrong with the chain up to these ranges, and with their events."""
+        """What is wrong with the chain up to these ranges, and with their events; pruned ones may be among them."""
         last, last_id = None, 0
         for seal in self._chain.seals() if ranges else ():
             if seal.number > ranges[-1].number:
@@ -109,8 +109,10 @@ class Verification:
     def _left_over(self, seal: Seal) -> list[str]:
         within = AuditEvent.id.between(seal.first_id, seal.last_id)
         count = self._session.scalar(select(func.count()).select_from(AuditEvent).where(within))
+        # A range goes in one transaction: pruning that was cut short leaves it whole.
+        why = "inserted" if count and self._misfits(seal) else "pruning was cut short, run it again"
         span = f"events {seal.first_id} to {seal.last_id} (seal {seal.number})"
-        return [f"{span} were pruned, and {count} are there: inserted, or pruning was cut short"] if count else []
+        return [f"{span} were pruned, and {count} are there: {why}"] if count else []
 
     @reading
     def _unsealed(self, last_id: int) -> list[str]:
@@ -122,9 +124,17 @@ class Verification:
             select(func.min(AuditEvent.id), func.max(AuditEvent.id), func.count()).where(*due)
         ).one()
         findings = [f"{before} events below 1: inserted"] if before else []
+        findings += self._never_sealed() if not last_id else []
         findings += [f"{seals} seals below 1: inserted"] if seals else []
         late = f"events {oldest} to {newest}: {count} are long due and under no seal: the newest seals were removed, "
         return findings + ([late + "events were inserted, or nothing seals"] if count else [])
+
+    def _never_sealed(self) -> list[str]:
+        """Whoever has accounts has had events."""
+        old = select(func.count()).select_from(User).where(User.created_at < self._now() - self._overdue)
+        accounts = self._session.scalar(old)
+        said = "there are accounts, and not one seal: the whole log was removed, or nothing seals"
+        return [said] if accounts else []
 
     def _not_here(self, shipped: Iterable[Seal], ours: Mapping[int, str]) -> Iterator[str]:
         for seal in shipped:

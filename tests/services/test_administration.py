@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import InvalidRequest, InvalidToken, LastAdministrator, MFAError, NotFound, RoleRequired
 from mfa_service.services import Services
 from mfa_service.services.administration import By, Changes
-from mfa_service.services.audit import ClientInfo
+from mfa_service.services.audit import ClientInfo, Event
 from mfa_service.services.policy import Deadline, Rules
 from tests.administrators import administrator, everything, id_of, refusal
 from tests.conftest import Clock
@@ -47,7 +48,7 @@ ACTS: dict[str, Act] = {
 }
 WITHOUT_TARGET: dict[str, Callable[[Services, By], object]] = {
     "policy": lambda services, by: services.administration.set_policy(by, Rules("optional")),
-    "export": lambda services, by: services.administration.record_export(by),
+    "export": lambda services, by: services.administration.record_export(by, Event.AUDIT_EXPORTED, {}),
 }
 
 # ── on record ────────────────────────────────────────────────────────────────────────────────────
@@ -91,13 +92,48 @@ def test_each_act_is_recorded_with_who_did_it_to_whom_and_why(
     services: Services, root: By, ada: str, rows: Rows, name: str, event: str
 ) -> None:
     ACTS[name](services, root, ada)
-    assert recorded(rows, event, ada) == [(actor_of(root), {"reason": "because"})]
+    [(actor, detail)] = recorded(rows, event, ada)
+    assert (actor, detail["reason"]) == (actor_of(root), "because")
+    assert name != "delete" or detail["before"]["roles"] == []
 
 
 def test_enabling_is_recorded_with_who_did_it(services: Services, root: By, ada: str, rows: Rows) -> None:
     services.administration.disable(root, ada)
     services.administration.enable(root, ada)
     assert recorded(rows, "user.enabled", ada) == [(actor_of(root), {"reason": "because"})]
+
+
+def test_roles_that_are_given_at_the_same_time_are_all_given(services: Services, ada: str) -> None:
+    with another(services) as replica:
+        for number in range(6):
+            given = [f"a{number}", f"b{number}", f"c{number}", f"d{number}"]
+            outcomes = at_once(
+                4,
+                lambda place, given=given: (services, replica)[place % 2].administration.change(
+                    By(ClientInfo()), ada, Changes(adds_role=given[place])
+                ),
+            )
+            assert outcomes == [None] * 4
+            assert set(given) <= set(services.directory.show(ada).entry.roles)
+
+
+def test_changes_of_the_policy_at_the_same_time_are_all_made(services: Services) -> None:
+    def enforce(place: int) -> None:
+        by = By(ClientInfo())
+        services.administration.change_policy(
+            by, lambda rules: replace(rules, roles={**rules.roles, f"r{place}": Deadline()})
+        )
+
+    assert at_once(5, enforce) == [None] * 5
+    assert set(services.policy.show().roles) == {f"r{place}" for place in range(5)}
+
+
+def test_an_administrator_who_has_not_enrolled_is_no_other_one(services: Services, root: By, rows: Rows) -> None:
+    register(services, "bob")
+    me, bob = actor_of(root), user_id_of(rows, "bob")
+    rows("UPDATE mfa_secrets SET confirmed_at = created_at WHERE user_id = :me", me=me)
+    services.administration.change(root, bob, Changes(adds_role="admin"))
+    ensure_refused(LastAdministrator, lambda: services.administration.change(root, me, Changes(removes_role="admin")))
 
 
 def test_the_operator_is_named(services: Services, ada: str, rows: Rows) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mfa_service.api.activity import EventsView, EventView, event_view
 from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
+from mfa_service.services.audit import Event
 from mfa_service.services.audit_log import EventFilter
 from mfa_service.services.reports import as_ndjson
 from mfa_service.web import services
@@ -80,7 +81,7 @@ def search_audit(query: EventsQuery) -> EventsView:
 @refuses(*ADMIN_REFUSALS)
 def export_audit(query: ExportQuery) -> Response:
     """The same as one JSON object a line, without an end of pages. That it was taken is an event itself."""
-    services().administration.record_export(acting())
+    services().administration.record_export(acting(), Event.AUDIT_EXPORTED, vars(query.filter))
     events = services().audit_log.export(query.filter)
     lines = as_ndjson(event_view(event).model_dump(by_alias=True, mode="json", exclude_none=True) for event in events)
     return Response(lines, mimetype="application/x-ndjson")

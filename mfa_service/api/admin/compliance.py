@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from flask import Response
 from pydantic import Field
 
-from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, blueprint
+from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
+from mfa_service.services.audit import Event
 from mfa_service.services.directory import FactorState, Row, Standing
 from mfa_service.services.reports import as_csv
 from mfa_service.web import services
@@ -54,6 +55,7 @@ class ComplianceView(View):
 def show_compliance(query: ComplianceQuery) -> ComplianceView | Response:
     """Who has which factor, and who is late."""
     if query.format == "csv":
+        services().administration.record_export(acting(), Event.REPORT_EXPORTED, {"standing": query.standing})
         return Response(as_csv(services().directory.whole_report(query.standing)), mimetype="text/csv")
     numbers = services().directory.compliance()
     rows, following = services().directory.report(query.standing, query.cursor)

@@ -7,6 +7,7 @@ from pydantic import Field
 from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
 from mfa_service.api.admin.deadline import DeadlineBody, DeadlineView
 from mfa_service.api.admin.users import UserEntryView, user_entry
+from mfa_service.errors import InvalidRequest
 from mfa_service.services.policy import Deadline, Mode, Rules
 from mfa_service.services.roles import ensure_names
 from mfa_service.web import services
@@ -27,6 +28,8 @@ class PolicyBody(Body):
     def rules(self) -> Rules:
         """What was meant. Raises InvalidRequest."""
         ensure_names(self.roles)
+        if self.mode == "optional" and self.deadline:
+            raise InvalidRequest(fields={"deadline": "goes with mode required; roles have deadlines of their own"})
         roles = {role: _deadline(body) for role, body in self.roles.items()}
         return Rules(self.mode, _deadline(self.deadline), roles)
 
