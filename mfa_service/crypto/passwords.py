@@ -13,6 +13,8 @@ import unicodedata
 
 import bcrypt
 
+from mfa_service.crypto import foreign
+
 SCHEME = "$bcrypt-hmac-sha384"
 MAX_BYTES = 1024
 _LABEL = b"mfa_service/password/1"
@@ -33,9 +35,11 @@ def verify_password(password: str, stored: str, cost: int) -> bool:
     """Compare with a stored hash, in the time of a hash at the current `cost` even where `stored` is cheaper.
 
     A hash at cost c takes 2**c rounds, so the missing rounds are 2**c + 2**(c+1) + … + 2**(cost-1): without them an
-    account that was hashed before the cost was raised answers sooner than an unknown name does.
-    Raises UnknownHash.
+    account that was hashed before the cost was raised answers sooner than an unknown name does. A hash that came from
+    another system takes its own time, until it is replaced. Raises UnknownHash.
     """
+    if not stored.startswith(SCHEME) and foreign.is_known(stored):
+        return any(foreign.verify(each, stored) for each in {password, unicodedata.normalize("NFC", password)})
     plain, reduced = _bcrypt_part(stored), _reduced(password)
     try:
         is_right = bcrypt.checkpw(reduced, plain)
@@ -47,7 +51,9 @@ def verify_password(password: str, stored: str, cost: int) -> bool:
 
 
 def needs_rehash(stored: str, cost: int) -> bool:
-    """Whether the hash was made at another cost. Raises UnknownHash."""
+    """Whether the hash was made at another cost, or by another system. Raises UnknownHash."""
+    if not stored.startswith(SCHEME) and foreign.is_known(stored):
+        return True
     return _cost(stored) != cost
 
 

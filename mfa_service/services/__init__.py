@@ -31,6 +31,7 @@ from mfa_service.services.keyfiles import watch_keyring, watch_signing_keys
 from mfa_service.services.lockout import Lockout
 from mfa_service.services.login import Login
 from mfa_service.services.notices import Notices
+from mfa_service.services.people import People
 from mfa_service.services.policy import Policy
 from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
@@ -162,6 +163,7 @@ class Services:
         self.seals = Seals(session, unit, audit, chain, now, output=output, seconds=seconds)
         self.sealer = Timer("sealer", self._seal, seconds if seal_keys.can_sign else 0)
         self.rotation = Rotation(session, unit, audit, self.vault)
+        self.people = People(session, unit, audit, self.vault, now)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
 
     def _seal(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import ColumnElement, false, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
@@ -20,7 +19,6 @@ from mfa_service.crypto.passwords import UnknownHash, decoy, hash_password, need
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import (
     InvalidCredentials,
-    InvalidRequest,
     InvalidToken,
     MFAError,
     RegistrationClosed,
@@ -108,7 +106,7 @@ class Accounts:
             return place.run(hash_password, password, self.settings.bcrypt_cost)
 
     def _new_user(self, username: str, password: str, email: str) -> User:
-        key, address = usernames.get_key(username), _checked_email(email)
+        key, address = usernames.get_key(username), usernames.checked_email(email)
         self._ensure_acceptable(password, username, address)
         return User(id=new_id(), username=username, username_key=key, email=address, email_key=address.casefold())
 
@@ -254,10 +252,3 @@ class Accounts:
         renewing = update(User).where(*unchanged).values(sealed_password=self.vault.seal(plain, context))
         if changes_one(self.session, renewing) and fresh_hash:
             self.audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
-
-
-def _checked_email(email: str) -> str:
-    try:
-        return validate_email(email, check_deliverability=False).normalized
-    except EmailNotValidError:
-        raise InvalidRequest(fields={"email": "is not an e-mail address that mail could be sent to"}) from None

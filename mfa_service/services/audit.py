@@ -21,6 +21,8 @@ class Event(StrEnum):
     """Everything that is ever recorded."""
 
     USER_REGISTERED = "user.registered"
+    USER_IMPORTED = "user.imported"
+    USERS_EXPORTED = "users.exported"
     REGISTRATION_REFUSED = "registration.refused"
     PASSWORD_ACCEPTED = "login.password_accepted"
     PASSWORD_REFUSED = "login.password_refused"

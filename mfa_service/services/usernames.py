@@ -7,6 +7,7 @@ colon, which separates issuer and account in an otpauth address.
 
 import precis_i18n
 from confusable_homoglyphs import categories
+from email_validator import EmailNotValidError, validate_email
 
 from mfa_service.errors import InvalidRequest
 
@@ -40,6 +41,14 @@ def get_key(username: str) -> str:
     if _mixes_scripts(key):
         raise _refused("mixes scripts, so that it looks like another name")
     return key
+
+
+def checked_email(email: str) -> str:
+    """An address that mail could be sent to, in its normal form. Raises InvalidRequest."""
+    try:
+        return validate_email(email, check_deliverability=False).normalized
+    except EmailNotValidError:
+        raise InvalidRequest(fields={"email": "is not an e-mail address that mail could be sent to"}) from None
 
 
 def _mixes_scripts(key: str) -> bool:

@@ -1,0 +1,84 @@
+"""Hashes that other systems made: each kind is recognised, the right password passes, and nothing else does."""
+
+import base64
+import hashlib
+
+import bcrypt
+import pytest
+from passlib.hash import argon2, bcrypt_sha256, pbkdf2_sha256, pbkdf2_sha512, sha256_crypt, sha512_crypt
+from werkzeug.security import generate_password_hash
+
+from mfa_service.crypto import foreign
+from mfa_service.crypto.passwords import UnknownHash, needs_rehash, verify_password
+
+PASSWORD = "Fräulein-analytical-1843"
+
+
+def django_pbkdf2(name: str = "sha256") -> str:
+    made = hashlib.pbkdf2_hmac(name, PASSWORD.encode(), b"salt", 1000)
+    return f"pbkdf2_{name}$1000$salt${base64.b64encode(made).decode()}"
+
+
+def plain_bcrypt(secret: str = PASSWORD, prefix: str = "2b") -> str:
+    return bcrypt.hashpw(secret.encode(), bcrypt.gensalt(4)).decode().replace("$2b$", f"${prefix}$", 1)
+
+
+HASHES = {
+    "werkzeug scrypt": generate_password_hash(PASSWORD, "scrypt:1024:8:1"),
+    "werkzeug pbkdf2": generate_password_hash(PASSWORD, "pbkdf2:sha256:1000"),
+    "django pbkdf2": django_pbkdf2(),
+    "django pbkdf2 sha1": django_pbkdf2("sha1"),
+    "django bcrypt": f"bcrypt${plain_bcrypt()}",
+    "django bcrypt_sha256": f"bcrypt_sha256${plain_bcrypt(hashlib.sha256(PASSWORD.encode()).hexdigest())}",
+    "django argon2": "argon2" + argon2.using(rounds=1, memory_cost=64, parallelism=1).hash(PASSWORD),
+    "bcrypt": plain_bcrypt(),
+    "bcrypt of PHP": plain_bcrypt(prefix="2y"),
+    "argon2": argon2.using(rounds=1, memory_cost=64, parallelism=1).hash(PASSWORD),
+    "sha256_crypt": sha256_crypt.using(rounds=1000).hash(PASSWORD),
+    "sha512_crypt": sha512_crypt.using(rounds=1000).hash(PASSWORD),
+    "pbkdf2_sha256": pbkdf2_sha256.using(rounds=10).hash(PASSWORD),
+    "pbkdf2_sha512": pbkdf2_sha512.using(rounds=10).hash(PASSWORD),
+    "bcrypt_sha256": bcrypt_sha256.using(rounds=4).hash(PASSWORD),
+}
+
+
+@pytest.mark.parametrize("kind", HASHES)
+def test_the_right_password_passes_and_no_other(kind: str) -> None:
+    stored = HASHES[kind]
+    assert foreign.is_known(stored)
+    assert verify_password(PASSWORD, stored, 4)
+    for wrong in ("", PASSWORD[:-1], PASSWORD.lower(), f"{PASSWORD} ", stored):
+        assert not verify_password(wrong, stored, 4)
+    assert needs_rehash(stored, 4)
+
+
+@pytest.mark.parametrize("kind", HASHES)
+def test_a_hash_that_is_cut_or_changed_lets_nobody_in(kind: str) -> None:
+    stored = HASHES[kind]
+    for broken in (stored[:-3], stored[: len(stored) // 2], stored[:-4] + "....", stored.replace("$", "", 1)):
+        assert not foreign.verify(PASSWORD, broken)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "",
+        "x",
+        PASSWORD,
+        "$1$salt$qJH7.N4xYta3aEG/dfqo/0",
+        "5f4dcc3b5aa765d61d8327deb882cf99",
+        "md5$salt$abc",
+        "!",
+        "plain:x",
+    ],
+)
+def test_what_is_too_weak_or_no_hash_is_not_taken(stored: str) -> None:
+    assert not foreign.is_known(stored)
+    with pytest.raises(UnknownHash):
+        verify_password(PASSWORD, stored, 4)
+
+
+def test_bcrypt_reads_72_bytes_of_a_foreign_password_as_its_maker_did() -> None:
+    stored = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+    assert verify_password("x" * 80, stored, 4)
+    assert not verify_password("x" * 71, stored, 4)
