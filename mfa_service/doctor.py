@@ -73,7 +73,12 @@ def _seals(settings: Settings) -> Iterator[Finding]:
     elif settings.seals_output == "none":
         yield Finding("warning", "seals", "MFA_SEALS_OUTPUT is none: cutting off the newest events would not show")
     else:
-        yield Finding("ok", "seals", f"the audit log is sealed every {settings.seal_seconds} s and shipped")
+        where = (
+            "standard output, where something has to collect them"
+            if settings.seals_output == "-"
+            else settings.seals_output
+        )
+        yield Finding("ok", "seals", f"the audit log is sealed every {settings.seal_seconds} s; seals go to {where}")
 
 
 def _standards(settings: Settings) -> Iterator[Finding]:

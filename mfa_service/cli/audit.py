@@ -87,6 +87,9 @@ def verify(shipped: TextIO | None) -> None:
         click.secho(f"tampered: {finding}", fg="red")
     if findings:
         sys.exit(1)
+    if not looked:
+        click.echo("nothing is sealed yet: events are when they are a minute old")
+        return
     compared = f", {len(kept)} shipped seals among them" if shipped else ""
     click.echo(f"sound: {looked} sealed events are what was written{compared}")
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -46,11 +47,7 @@ def retire_key(key_id: str, yes: bool) -> None:
     with open_services() as services:
         keyring = Keyring.load(path, delay=activation_delay(settings))
         _ensure_retirable(keyring, key_id, settings.key_reread_seconds)
-        if needed := services.rotation.count_under(key_id):
-            rows = ", ".join(f"{count} {name}" for name, count in needed.items())
-            raise click.ClickException(
-                f"{key_id} is needed by {rows}: run `flask mfa rotate-keys`; sessions move when they are refreshed"
-            )
+        _ensure_unneeded(key_id, services.rotation.count_under(key_id), settings)
         confirm(f"Take {key_id} out of {path}? What only a backup holds under it is lost.", yes=yes)
         _replace(path, without_key(path.read_text(), key_id))
         services.rotation.record_retired(key_id, operator().client)
@@ -77,6 +74,18 @@ def _wait_until_active(path: Path, delay: int, key_id: str) -> None:
     while (left := Keyring.load(path, delay=delay).active_from(key_id) - time.time()) > 0:
         click.echo(f"{key_id} seals in {left:.0f} s, when every replica has read it", err=True)
         time.sleep(min(left, 10))
+
+
+def _ensure_unneeded(key_id: str, needed: Mapping[str, int], settings: Settings) -> None:
+    if set(needed) - {"sessions"}:
+        rows = ", ".join(f"{count} {name}" for name, count in needed.items())
+        raise click.ClickException(f"{key_id} is needed by {rows}: run `flask mfa rotate-keys` first")
+    if needed:
+        hours = settings.session_idle_seconds // 3600
+        raise click.ClickException(
+            f"{key_id} is needed by {needed['sessions']} sessions, which move when they are refreshed or end: "
+            f"try again within {hours} hours; there is nothing to rotate again"
+        )
 
 
 def _ensure_retirable(keyring: Keyring, key_id: str, interval: int) -> None:

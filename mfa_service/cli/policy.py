@@ -17,12 +17,14 @@ from mfa_service.services.policy import MAX_DAYS, Deadline, Mode, Rules
 from mfa_service.services.reports import as_csv
 from mfa_service.services.roles import ensure_names
 
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def deadline_options(command: F) -> F:
     """`--at` a date or `--days` after the first login under the rule; neither means at once."""
-    at = click.option("--at", type=click.DateTime(), help="From this time on (UTC).")
+    at = click.option("--at", type=click.DateTime(_TIMES), help="From this time on; UTC unless it names its zone.")
     days = click.option("--days", type=click.IntRange(1, MAX_DAYS), help="So long after the first login under it.")
     return at(days(command))
 
@@ -37,8 +39,10 @@ def deadline_of(at: datetime | None, days: int | None, *, off: bool = False) -> 
 
 
 def in_utc(time: datetime | None) -> datetime | None:
-    """A time that was typed without a zone."""
-    return time and time.replace(tzinfo=UTC)
+    """A time that was typed, without a zone or with one."""
+    if time is None:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 @mfa.group()

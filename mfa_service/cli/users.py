@@ -22,6 +22,7 @@ from mfa_service.cli.policy import deadline_of, deadline_options, in_utc
 from mfa_service.services import Services
 from mfa_service.services.administration import Changes
 from mfa_service.services.directory import Entry, FactorState, Profile, UserFilter
+from mfa_service.services.roles import ADMIN
 from mfa_service.services.tickets import TICKET_SECONDS
 
 user_argument = click.argument("user")
@@ -139,8 +140,12 @@ def set_role(user: str, role: str, remove: bool, reason: str) -> None:
     """Give a user a role, or take it away. `admin` opens the admin routes."""
     with open_services() as services:
         changes = Changes(removes_role=role) if remove else Changes(adds_role=role)
-        services.administration.change(operator(reason), user_id_of(services, user), changes)
+        user_id = user_id_of(services, user)
+        services.administration.change(operator(reason), user_id, changes)
+        has_factor = services.directory.show(user_id).entry.factor != "none"
     click.echo(f"{user} {'no longer has' if remove else 'has'} the role {role}")
+    if role == ADMIN and not remove and not has_factor:
+        click.echo("and has to enrol a second factor before it opens anything")
 
 
 @mfa.command("require-mfa")
@@ -184,7 +189,7 @@ def _detail(profile: Profile) -> dict[str, Any]:
         "recovery_codes_left": profile.recovery_codes_left,
         "sessions": profile.sessions,
         "devices": profile.devices,
-        "mfa_required": profile.own_rule is not None,
+        "own_rule": profile.own_rule is not None,
         "mfa_deadline": profile.deadline,
         "locks": [vars(counter) for counter in profile.counters],
     }
