@@ -11,6 +11,7 @@ _HOMES = {
     "MFA": "mfa_service.extension",
     "Guard": "mfa_service.guard",
     "require_mfa": "mfa_service.guard",
+    "require_login": "mfa_service.guard",
     "current_identity": "mfa_service.guard",
 }
 __all__ = list(_HOMES)

@@ -30,8 +30,7 @@ class MFA:
         self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
         self.limits = Limits(app, settings)
         app.extensions[EXTENSION] = self
-        find_account, has_role = self.services.login.find_account, self.services.administration.has_role
-        Guard(self.services.verifier, find_account=find_account, has_role=has_role, clock=clock).init_app(app)
+        Guard(self.services.verifier, find_account=self.services.login.find_account, clock=clock).init_app(app)
         log_events(self.services.audit)
         app.before_request(self._ensure_keyring)
         app.register_blueprint(meta.blueprint)

@@ -1,27 +1,61 @@
 """For apps that verify tokens: `Guard` knows how, `require_mfa` keeps a view, `current_identity` says who came.
 
 This module is the side door: it needs Flask and PyJWT, and neither a database nor anything of the services.
+
+    keys, issuer = "https://auth.example/.well-known/jwks.json", "https://auth.example"
+    Guard.from_jwks(keys, issuer=issuer, audience="shop").init_app(app)
+
+    @app.get("/pay")
+    @require_mfa(max_age=300)
+    def pay(): return {"by": current_identity.user_id}
+
+What an app that verifies by itself can't see: that a session was ended, a user disabled, a role taken. It believes a
+token until it expires, an hour at most, unless it is given a check of its own (`find_account`).
 """
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, g, has_request_context, request
 from werkzeug.local import LocalProxy
 
+from mfa_service.answers import answer
+from mfa_service.crypto.signing import SharedSecret
 from mfa_service.crypto.tokens import AUTHENTICATED, AnotherKind, Identity, Verifier
-from mfa_service.errors import FullAuthenticationRequired, InvalidToken, NoToken, RoleRequired, StepUpRequired
+from mfa_service.errors import (
+    ConfigurationError,
+    FullAuthenticationRequired,
+    InvalidToken,
+    MFAError,
+    NoToken,
+    RoleRequired,
+    StepUpRequired,
+)
+from mfa_service.jwks import RemoteKeys, fetch_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXTENSION = "mfa_guard"
+_SHORTEST_SECRET = 32
+#: Set on what `require_mfa` returns, and on the function that it was given.
+_REQUIREMENT, _BARE = "mfa_requirement", "mfa_left_bare"
 #: How recent the second factor must be for what changes an account's security.
 STEP_UP_SECONDS = 300
 #: What a view under `require_mfa` may answer besides its own.
 REFUSALS = (NoToken, InvalidToken, FullAuthenticationRequired)
+
+
+class Account(Protocol):
+    """What a check of sessions knows of a user now, where a guard is given one."""
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The user's roles."""
 
 
 class Guard:
@@ -31,32 +65,92 @@ class Guard:
         self,
         verifier: Verifier,
         *,
-        find_account: Callable[[Identity], object | None] | None = None,
-        has_role: Callable[[Identity, str], bool] | None = None,
+        find_account: Callable[[Identity], Account | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`find_account` gives what the service knows of a live session, or None if it has ended.
 
-        Without it a token is believed until it expires, whatever has happened to its session since. `has_role` says
-        what roles a user has now: no token does.
+        Without it a token is believed until it expires, whatever has happened to its session since, and nobody has a
+        role: no token says so.
         """
         self._verifier = verifier
         self._find_account = find_account
-        self._has_role = has_role
         self._clock = clock
 
+    @classmethod
+    def from_jwks(
+        cls,
+        url: str,
+        *,
+        issuer: str,
+        audience: str,
+        find_account: Callable[[Identity], Account | None] | None = None,
+        fetch: Callable[[str], bytes] = fetch_json,
+    ) -> Self:
+        """A guard that verifies by the keys which a service publishes at `url` (ES256).
+
+        `issuer` is the service's `MFA_PUBLIC_URL`, `audience` the name of this app in its `MFA_AUDIENCES`.
+        """
+        verifier = Verifier(RemoteKeys(url, fetch=fetch), issuer=issuer, audience=audience)
+        return cls(verifier, find_account=find_account)
+
+    @classmethod
+    def from_secret(
+        cls,
+        secret: str,
+        *,
+        issuer: str,
+        audience: str,
+        find_account: Callable[[Identity], Account | None] | None = None,
+    ) -> Self:
+        """A guard that verifies by the service's `JWT_SECRET` (HS256). Whoever has it can mint tokens, too.
+
+        Raises ConfigurationError for a secret of less than 32 bytes.
+        """
+        if len(secret.encode()) < _SHORTEST_SECRET:
+            raise ConfigurationError([f"the secret must be at least {_SHORTEST_SECRET} bytes"])
+        verifier = Verifier(SharedSecret(secret), issuer=issuer, audience=audience)
+        return cls(verifier, find_account=find_account)
+
     def init_app(self, app: Flask) -> None:
-        """Make `require_mfa` work in `app`."""
+        """Make `require_mfa` work in `app`, and answer its refusals there. Raises ConfigurationError if done twice."""
+        if _EXTENSION in app.extensions:
+            raise ConfigurationError(["this app has a guard already"])
         app.extensions[_EXTENSION] = self
+        app.register_error_handler(MFAError, answer)
+        app.before_request(functools.cache(functools.partial(self._ensure_sound, app)))
+
+    def _ensure_sound(self, app: Flask) -> None:
+        """Once, with the first request: raise ConfigurationError for a view that is not guarded as it is written."""
+        bare = [name for name, view in app.view_functions.items() if getattr(view, _BARE, False)]
+        problems = [f"{name}: @require_mfa stands above the route, where it guards nothing" for name in bare]
+        hooks = [hook for funcs in app.before_request_funcs.values() for hook in funcs]
+        for name, guarded in [*app.view_functions.items(), *(("before_request", hook) for hook in hooks)]:
+            requirement = getattr(guarded, _REQUIREMENT, guarded)
+            if isinstance(requirement, Requirement) and requirement.role and not self._find_account:
+                problems.append(
+                    f"{name}: role={requirement.role!r} needs a guard with find_account: no token has roles"
+                )
+        if problems:
+            raise ConfigurationError(problems)
 
     def check(self, *, max_age: int | None = None, role: str | None = None, needs_mfa: bool = True) -> None:
         """Let the request pass and remember who it is.
 
         Raises NoToken, InvalidToken, FullAuthenticationRequired, RoleRequired, StepUpRequired.
         """
-        token = _bearer_token()
+        identity, account = self._identify(needs_mfa=needs_mfa)
+        self._ensure(identity, account, max_age=max_age, role=role)
+        # Only now, after every check: nothing that a half-checked request left may be believed.
+        g.mfa_identity, g.mfa_account = identity, account
+
+    def ensure(self, *, max_age: int | None = None, role: str | None = None) -> None:
+        """Ask more of somebody who has been let pass. Raises RoleRequired, StepUpRequired."""
+        self._ensure(g.mfa_identity, g.mfa_account, max_age=max_age, role=role)
+
+    def _identify(self, *, needs_mfa: bool) -> tuple[Identity, Account | None]:
         try:
-            identity = self._verifier.access(token, now=self._clock())
+            identity = self._verifier.access(_bearer_token(), now=self._clock())
         except AnotherKind:
             raise FullAuthenticationRequired from None
         account = self._find_account(identity) if self._find_account else None
@@ -64,13 +158,10 @@ class Guard:
             raise InvalidToken
         if needs_mfa and identity.step != AUTHENTICATED:
             raise FullAuthenticationRequired
-        self.ensure(identity, max_age=max_age, role=role)
-        # Only now, after every check: nothing that a half-checked request left may be believed.
-        g.mfa_identity, g.mfa_account = identity, account
+        return identity, account
 
-    def ensure(self, identity: Identity, *, max_age: int | None = None, role: str | None = None) -> None:
-        """Ask more of somebody whose token is good. Raises RoleRequired, StepUpRequired."""
-        if role is not None and not (self._has_role and self._has_role(identity, role)):
+    def _ensure(self, identity: Identity, account: Account | None, *, max_age: int | None, role: str | None) -> None:
+        if role is not None and not (account and role in account.roles):
             raise RoleRequired
         if max_age is not None and not self._is_recent(identity, max_age):
             raise StepUpRequired(max_age)
@@ -79,53 +170,96 @@ class Guard:
         return "mfa" in identity.amr and identity.auth_time > self._clock() - max_age
 
 
+@dataclass(frozen=True)
+class Requirement:
+    """What a view, or every view of a blueprint, asks of a request."""
+
+    max_age: int | None = None
+    role: str | None = None
+    needs_mfa: bool = True
+    is_optional: bool = False
+
+    def __call__(self, view: Callable[P, R] | None = None) -> Any:
+        """Guard a view; without one, as a `before_request` function does it, check this request."""
+        if view is None:
+            return self.check()
+        if inspect.isclass(view):
+            cast("Any", view).decorators = [*getattr(view, "decorators", ()), self]
+            return view
+        return self._guarded(view)
+
+    def check(self) -> None:
+        """Let this request pass, or raise the refusal."""
+        if self.is_optional and "Authorization" not in request.headers:
+            g.mfa_identity = g.mfa_account = None
+            return
+        current_guard().check(max_age=self.max_age, role=self.role, needs_mfa=self.needs_mfa)
+
+    def _guarded(self, view: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            self.check()
+            return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
+
+        setattr(guarded, _REQUIREMENT, self)
+        setattr(view, _BARE, True)  # if this one answers a route, nobody looks at tokens there
+        return guarded
+
+
 @overload
 def require_mfa(view: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 @overload
-def require_mfa(*, max_age: int | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def require_mfa(*, max_age: int | None = ..., role: str | None = ..., optional: bool = ...) -> Requirement: ...
 
 
-def require_mfa(view: Callable[..., Any] | None = None, /, *, max_age: int | None = None) -> Any:
+def require_mfa(
+    view: Callable[..., Any] | None = None,
+    /,
+    *,
+    max_age: int | None = None,
+    role: str | None = None,
+    optional: bool = False,
+) -> Any:
     """Call the view only for an access token of a completed sign-in.
 
-    With `max_age` (seconds) the second factor must have been shown so recently, in this very session: a remembered
-    device is not enough, and the refusal is an RFC 9470 challenge.
+    For functions, async functions and view classes, under the route; `bp.before_request(require_mfa)` guards a whole
+    blueprint. With `max_age` (seconds) the second factor must have been shown so recently, in this very session: a
+    remembered device is not enough, and the refusal is an RFC 9470 challenge. `role` is looked up now. With
+    `optional` who brings no token is let pass, and `current_identity` is false.
     """
-    if view is None:
-        return functools.partial(_guarded, max_age=max_age)
-    return _guarded(view, max_age=max_age)
+    return _required(Requirement(max_age=max_age, role=role, is_optional=optional), view)
 
 
-def _guarded(view: Callable[P, R], *, max_age: int | None) -> Callable[P, R]:
-    @functools.wraps(view)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        current_guard().check(max_age=max_age)
-        return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
-
-    return guarded
-
-
-def require_login(view: Callable[P, R]) -> Callable[P, R]:
+def require_login(view: Callable[..., Any] | None = None, /, *, optional: bool = False) -> Any:
     """Call the view for any access token, also for one of a password alone where policy lets an account go without."""
+    return _required(Requirement(needs_mfa=False, is_optional=optional), view)
 
-    @functools.wraps(view)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        current_guard().check(needs_mfa=False)
-        return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
-    return guarded
+def _required(requirement: Requirement, view: Callable[..., Any] | None) -> Any:
+    if view is not None:
+        return requirement(view)
+    # `bp.before_request(require_mfa)` calls without anything, within a request; `@require_mfa()` does so before one.
+    return requirement.check() if has_request_context() else requirement
 
 
 def current_guard() -> Guard:
-    """The guard of the app that answers this request."""
-    found: Guard = current_app.extensions[_EXTENSION]
+    """The guard of the app that answers this request. Raises ConfigurationError if there is none."""
+    found: Guard | None = current_app.extensions.get(_EXTENSION)
+    if found is None:
+        raise ConfigurationError(["this app has no guard: Guard.from_jwks(…).init_app(app), or MFA(app)"])
     return found
 
 
-#: Who this request is from; only within a view under `require_mfa`.
-current_identity = cast("Identity", LocalProxy(lambda: g.mfa_identity))
+def _find_identity() -> Identity | None:
+    if "mfa_identity" not in g:
+        raise RuntimeError("current_identity is there only under require_mfa or require_login")
+    return cast("Identity | None", g.mfa_identity)
+
+
+#: Who this request is from; only within a view under `require_mfa` or `require_login`.
+current_identity = cast("Identity", LocalProxy(_find_identity))
 
 
 def current_account() -> object:

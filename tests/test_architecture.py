@@ -22,8 +22,10 @@ MAY_IMPORT = {
     "crypto": {"crypto", "errors"},
     "models": set(),
     "services": {"services", "models", "crypto", "config", "errors"},
-    "guard": {"crypto.tokens", "errors"},
-    "web": {"web", "services", "config", "errors"},
+    "answers": {"errors"},
+    "jwks": {"errors"},
+    "guard": {"answers", "crypto.signing", "crypto.tokens", "errors", "jwks"},
+    "web": {"web", "answers", "services", "config", "errors"},
     "auth": {"auth", "web", "services", "guard", "errors"},
     "api": {"api", "web", "services", "guard", "errors"},
 }
@@ -33,6 +35,8 @@ MUST_NOT_KNOW = {
     "crypto": {"flask", "sqlalchemy"},
     "models": {"flask"},
     "services": {"flask", "werkzeug"},
+    "answers": {"sqlalchemy"},
+    "jwks": {"flask", "sqlalchemy"},
     "guard": {"sqlalchemy"},
     "web": {"sqlalchemy", "jwt", "pyotp", "bcrypt"},
     "auth": {"sqlalchemy", "jwt", "pyotp", "bcrypt"},
@@ -97,7 +101,7 @@ def test_functions_are_short_and_typed() -> None:
 
 
 def test_the_whole_fits_in_one_head() -> None:
-    assert sum(_lines_of_code(path) for path in FILES) <= 6000
+    assert sum(_lines_of_code(path) for path in FILES) <= 7500
 
 
 def test_names_say_what_things_are() -> None:

@@ -49,6 +49,7 @@ AS_BEARER = {
     ("POST", "/auth/step-up"): SIGNED_IN,
     ("POST", "/auth/logout"): LOGGED_IN,
     ("POST", "/auth/password"): RECENT,
+    ("GET", "/auth/check"): SIGNED_IN,
     ("GET", "/api/profile"): SIGNED_IN,
     ("GET", "/api/mfa"): LOGGED_IN,
     ("DELETE", "/api/mfa"): RECENT,

@@ -5,6 +5,8 @@ wanted=""
 command -v oathtool >/dev/null || wanted="$wanted oathtool"
 command -v zbarimg >/dev/null || wanted="$wanted zbar-tools"
 command -v curl >/dev/null || wanted="$wanted curl"
+command -v nginx >/dev/null || wanted="$wanted nginx"
+command -v caddy >/dev/null || wanted="$wanted caddy"
 [ -n "$wanted" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086

@@ -1,5 +1,6 @@
 """Blueprint `auth`: before you are signed in."""
 
-from mfa_service.auth.routes import blueprint
+from mfa_service.auth import forward, routes
+from mfa_service.auth.blueprint import blueprint
 
-__all__ = ["blueprint"]
+__all__ = ["blueprint", "forward", "routes"]

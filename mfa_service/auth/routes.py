@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from flask import Blueprint
 from pydantic import Field
 
 from mfa_service import errors
+from mfa_service.auth.blueprint import blueprint
 from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_login, require_mfa
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, PasswordOnly, Remember, SignedIn
@@ -14,8 +14,6 @@ from mfa_service.services.totp import Enrolment
 from mfa_service.web import services
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import Body, Empty, View, gives, limited, refuses, takes
-
-blueprint = Blueprint("auth", __name__)
 
 Username = Annotated[str, Field(max_length=256, description="Compared without case or width (RFC 8265).")]
 Password = Annotated[str, Field(max_length=1024, description="At most 1,024 bytes.")]

@@ -28,7 +28,7 @@ from mfa_service.services.roles import ADMIN, Roles, ensure_names
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.tickets import Tickets
 from mfa_service.services.totp import TOTP
-from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
+from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 from mfa_service.services.users import Users
 
 
@@ -175,11 +175,6 @@ class Administration:
         self.audit.record(
             Event.POLICY_CHANGED, by.client, reason=by.reason, before=before.as_detail(), after=rules.as_detail()
         )
-
-    @reading
-    def has_role(self, identity: Identity, role: str) -> bool:
-        """Whether the user of a live session has a role now."""
-        return self.roles.has(identity.user_id, role)
 
     @unit_of_work
     def record_refusal(self, identity: Identity, client: ClientInfo, role: str) -> None:

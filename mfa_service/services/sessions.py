@@ -17,7 +17,7 @@ from sqlalchemy.orm import scoped_session
 from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, is_id, new_id
 from mfa_service.crypto.tokens import AUTHENTICATED, Identity
 from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
-from mfa_service.models import Session, TOTPSecret, User
+from mfa_service.models import Session, TOTPSecret, User, UserRole
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one, page, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -35,6 +35,7 @@ class Account:
     username: str
     email: str
     mfa_enabled: bool
+    roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,18 @@ class Sessions:
     @reading
     def _find_account(self, identity: Identity) -> tuple[Account, datetime] | None:
         has_factor = exists().where(TOTPSecret.user_id == User.id, TOTPSecret.confirmed_at.is_not(None))
+        roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
         found = (
-            select(User.username, User.email, has_factor, Session.seen_at)
+            select(User.username, User.email, has_factor, roles, Session.seen_at)
             .join(Session, Session.user_id == User.id)
             .where(Session.id == identity.session_id, User.id == identity.user_id, User.disabled_at.is_(None))
             .where(self._is_live())
         )
         row = self._session.execute(found).one_or_none()
-        return (Account(*row[:3]), row[3]) if row else None
+        if row is None:
+            return None
+        username, email, mfa_enabled, names, seen_at = row
+        return Account(username, email, mfa_enabled, frozenset((names or "").split())), seen_at
 
     def find_account(self, identity: Identity) -> Account | None:
         """The account behind a token, or None if session or user have ended since. One SELECT, mostly."""

@@ -1,6 +1,5 @@
 """From a refusal to an answer: one JSON form for all of them, from the router's 404 to a 500."""
 
-import json
 import logging
 from collections.abc import Mapping
 
@@ -8,6 +7,7 @@ from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from mfa_service import errors
+from mfa_service.answers import answer
 from mfa_service.errors import MFAError
 from mfa_service.web.contract import contract_of
 
@@ -25,28 +25,6 @@ def install(target: Flask | Blueprint) -> None:
     target.register_error_handler(MFAError, answer)
     target.register_error_handler(HTTPException, _from_http)
     target.register_error_handler(Exception, _from_crash)
-
-
-def answer(refusal: MFAError) -> Response:
-    """The response for a refusal: form, status, and the headers that belong to it."""
-    body: dict[str, object] = {"error": refusal.message, "code": refusal.code}
-    if refusal.fields:
-        body["fields"] = refusal.fields
-    if refusal.retry_after is not None:
-        body["retryAfter"] = refusal.retry_after
-    response = current_app.response_class(
-        json.dumps(body, separators=(",", ":")) + "\n", refusal.status, mimetype="application/json"
-    )
-    if refusal.retry_after is not None:
-        response.headers["Retry-After"] = str(refusal.retry_after)
-    if refusal.status == 401:
-        response.headers["WWW-Authenticate"] = _challenge(refusal)
-    return response
-
-
-def _challenge(refusal: MFAError) -> str:
-    parameters = {"realm": "mfa_service"} | dict(refusal.challenge)
-    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parameters.items())
 
 
 def _from_http(error: HTTPException) -> Response:

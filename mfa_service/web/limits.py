@@ -18,9 +18,10 @@ from flask_limiter import Limiter, RateLimitExceeded
 from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 
+from mfa_service.answers import answer
 from mfa_service.config import Settings
 from mfa_service.errors import TooManyAttempts
-from mfa_service.web import EXTENSION, errors
+from mfa_service.web import EXTENSION
 from mfa_service.web.client import client_network
 from mfa_service.web.contract import contract_of, declare
 
@@ -61,7 +62,7 @@ class Limits:
         """The 429 for a limit that is used up."""
         breached = self.limiter.current_limit
         seconds = math.ceil(breached.window.reset_time - time.time()) if breached else 1
-        return errors.answer(TooManyAttempts(retry_after=max(1, seconds)))
+        return answer(TooManyAttempts(retry_after=max(1, seconds)))
 
     def is_store_up(self) -> bool:
         """Whether the store of the counters answers; if not, each process counts for itself."""

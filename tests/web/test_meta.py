@@ -206,7 +206,7 @@ def test_the_document_tells_people_what_each_route_is_for(openapi: dict[str, Any
 
 def test_the_document_says_which_routes_want_a_token(openapi: dict[str, Any]) -> None:
     wanting = {path for path, item in openapi["paths"].items() if any(each["security"] for each in item.values())}
-    in_auth = {"/auth/step-up", "/auth/logout", "/auth/password"}
+    in_auth = {"/auth/step-up", "/auth/logout", "/auth/password", "/auth/check"}
     assert wanting == {path for path in openapi["paths"] if path.startswith("/api/")} | in_auth
     for path in wanting:
         assert {str(operation["security"]) for operation in openapi["paths"][path].values()} == {"[{'bearer': []}]"}

@@ -25,7 +25,7 @@ def ensure_administrator() -> None:
     """Let administrators pass; who is somebody else is on record."""
     current_guard().check()
     try:
-        current_guard().ensure(current_identity, role=ADMIN, max_age=STEP_UP_SECONDS)
+        current_guard().ensure(role=ADMIN, max_age=STEP_UP_SECONDS)
     except errors.RoleRequired:
         services().administration.record_refusal(current_identity, client_info(), ADMIN)
         raise

@@ -1,0 +1,228 @@
+"""nginx and Caddy, run for real with the configurations that we ship, in front of an app that knows nothing of us."""
+
+import json
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bursts import post
+from tests.conftest import ROOT, free_port, program, running
+from tests.factories import PASSWORD, totp
+from tests.services import Rows
+
+pytestmark = [pytest.mark.services, pytest.mark.parametrize("database", ["sqlite"], indirect=True)]
+
+
+def test_nobody_passes_without_a_token(proxy: "Proxy") -> None:
+    for headers in ({}, {"Authorization": "Bearer forged"}, {"Authorization": f"Bearer {proxy.pending}"}):
+        answer = proxy.get("/", headers)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert proxy.behind.seen == []
+
+
+def test_who_comes_is_told_to_the_app_behind(proxy: "Proxy") -> None:
+    answer = proxy.get("/", proxy.bearer)
+    assert answer.status == 200
+    [seen] = proxy.behind.seen
+    assert seen["x-auth-subject"] == [proxy.user_id]
+    assert seen["x-auth-username"] == ["ad%C3%A9"]
+    assert seen["x-auth-amr"] == ["pwd otp mfa"]
+    assert seen.get("x-auth-roles", [""]) in ([""], ["staff"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Auth-Subject",
+        "x-auth-roles",
+        "X-AUTH-USERNAME",
+        "X-Auth-Amr",
+        "X_Auth_Subject",
+        "X_Auth-Roles",
+        "X-Auth_Roles",
+    ],
+)
+def test_what_a_client_says_of_itself_never_arrives(proxy: "Proxy", name: str) -> None:
+    assert proxy.get("/", proxy.bearer | {name: "forged-by-client"}).status == 200
+    assert "forged-by-client" not in json.dumps(proxy.behind.seen)
+
+
+def test_a_path_may_want_a_fresh_second_factor(proxy: "Proxy", rows: Rows) -> None:
+    assert proxy.get("/admin/", proxy.bearer).status == 200
+    assert proxy.get("/admin/", {"Authorization": f"Bearer {proxy.by_device}"}).status == 401
+    assert proxy.get("/", {"Authorization": f"Bearer {proxy.by_device}"}).status == 200
+
+
+def test_a_session_that_ended_is_refused_at_once(proxy: "Proxy", rows: Rows) -> None:
+    assert proxy.get("/", proxy.bearer).status == 200
+    rows("UPDATE mfa_sessions SET revoked_at = created_at")
+    assert proxy.get("/", proxy.bearer).status == 401
+
+
+def test_uploads_pass_untouched(proxy: "Proxy") -> None:
+    body = bytes(range(256)) * 8192
+    assert proxy.get("/", proxy.bearer, body).status == 200
+    assert proxy.behind.bodies == [body]
+
+
+def test_a_websocket_is_upgraded(proxy: "Proxy") -> None:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as connection:
+        lines = [
+            "GET /socket HTTP/1.1",
+            "Host: app.example",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+            f"Authorization: {proxy.bearer['Authorization']}",
+        ]
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        assert connection.recv(1024).startswith(b"HTTP/1.1 101")
+        connection.sendall(b"ping")
+        assert connection.recv(1024).endswith(b"ping")
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Behind(ThreadingHTTPServer):
+    """An app that remembers what it was sent, and echoes what comes through a socket."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, list[str]]] = []
+        self.bodies: list[bytes] = []
+        super().__init__(("127.0.0.1", 0), _Answering)
+
+
+class _Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Behind
+
+    def do_GET(self) -> None:
+        seen: dict[str, list[str]] = {}
+        for name, value in self.headers.items():
+            seen.setdefault(name.lower(), []).append(value)
+        self.server.seen.append(seen)
+        if self.headers.get("Upgrade") == "websocket":
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            self.wfile.write(self.connection.recv(4))
+            self.close_connection = True
+            return
+        self.server.bodies.append(self._body())
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"in")
+
+    do_POST = do_GET  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@dataclass
+class Proxy:
+    port: int
+    behind: Behind
+    user_id: str
+    token: str
+    by_device: str
+    pending: str
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def get(self, path: str, headers: dict[str, str], body: bytes | None = None) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", body, headers | {"Host": "app.example", "Accept": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                answer.read()
+                return answer
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows, behind: Behind) -> Iterator[Proxy]:
+    binary = program(request.param)
+    address = serve(MFA_ALLOWED_HOSTS="auth.example")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        start = {"nginx": nginx, "caddy": caddy}[request.param]
+        command = start(Path(folder), binary, port, address, behind.server_port)
+        ready = lambda: socket.create_connection(("127.0.0.1", port), 1).close()  # noqa: E731
+        with running(command, ready=ready):
+            yield Proxy(port, behind, *sign_in(address, rows))
+
+
+@pytest.fixture
+def behind() -> Iterator[Behind]:
+    with Behind() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def nginx(folder: Path, binary: str, port: int, address: str, behind: int) -> list[str]:
+    """The shipped configuration with these addresses in it, and around it what a distribution's nginx.conf has."""
+    shutil.copytree(ROOT / "deploy/nginx", folder, dirs_exist_ok=True)
+    shipped = folder / "forward-auth.conf"
+    shipped.write_text(addressed(shipped.read_text(), port, address, behind))
+    paths = " ".join(
+        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    http = f"http {{ access_log off; {paths} include {shipped}; }}"
+    main = folder / "nginx.conf"
+    main.write_text(f"daemon off; pid {folder}/pid; error_log stderr; events {{}} {http}")
+    return [binary, "-p", str(folder), "-c", str(main), "-e", "stderr"]
+
+
+def caddy(folder: Path, binary: str, port: int, address: str, behind: int) -> list[str]:
+    shipped = addressed((ROOT / "deploy/caddy/Caddyfile").read_text(), port, address, behind)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + shipped)
+    return [binary, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+def addressed(text: str, port: int, address: str, behind: int) -> str:
+    service = address.removeprefix("http://")
+    replaced = text.replace("127.0.0.1:8000", service).replace("127.0.0.1:9000", f"127.0.0.1:{behind}")
+    return re.sub(r":8080\b", f":{port}", replaced)
+
+
+def sign_in(address: str, rows: Rows) -> tuple[str, str, str, str]:
+    """The id of somebody with a role, their token, one of a remembered device, and a pending one."""
+    import time
+
+    who = {"username": "adé", "password": PASSWORD}
+    secret = post(address, "/auth/register", who | {"email": "ada@example.com"}).json["manualEntryKey"]
+    rows("INSERT INTO mfa_user_roles (user_id, role) SELECT id, 'staff' FROM mfa_users")
+    body = {"tempToken": post(address, "/auth/login", who).json["tempToken"], "rememberDevice": True}
+    signed_in = post(address, "/auth/verify-mfa", body | {"totpCode": totp(secret, int(time.time()) // 30)}).json
+    by_device = post(address, "/auth/login", who | {"deviceToken": signed_in["deviceToken"]}).json["accessToken"]
+    pending = post(address, "/auth/login", who).json["tempToken"]
+    return rows("SELECT id FROM mfa_users")[0]["id"], signed_in["accessToken"], by_device, pending
