@@ -54,7 +54,7 @@ def test_upgrade_says_in_a_line_that_the_database_is_not_there(flask: Run) -> No
 def test_prune_says_in_a_line_that_there_is_nothing_to_prune_in(flask: Run, instance_folder: Path) -> None:
     flask("init")
     answer = flask("prune", code=1)
-    assert answer.stderr.splitlines()[-1].startswith("error: the database is out of order, or not migrated")
+    assert answer.stderr.splitlines()[-1].startswith("error: the database is locked, full, read-only or not migrated")
     assert stat.S_IMODE((instance_folder / "mfa.db").stat().st_mode) == 0o600
 
 
