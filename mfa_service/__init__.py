@@ -12,6 +12,7 @@ _HOMES = {
     "Guard": "mfa_service.guard",
     "require_mfa": "mfa_service.guard",
     "require_login": "mfa_service.guard",
+    "LiveCheck": "mfa_service.live",
     "current_identity": "mfa_service.guard",
 }
 __all__ = list(_HOMES)

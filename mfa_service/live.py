@@ -1,0 +1,53 @@
+"""For guards that need to know at once: whether a session is still there, and what roles its user has now.
+
+    check = LiveCheck("https://auth.example/auth/check")
+    Guard.from_jwks(keys, issuer=issuer, audience="shop", find_account=check).init_app(app)
+
+Each request costs one call to the service; when it can't be asked nobody passes.
+"""
+
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from flask import request
+
+from mfa_service.crypto.tokens import Identity
+from mfa_service.errors import Unavailable
+
+_TIMEOUT = 2
+
+
+@dataclass(frozen=True)
+class LiveAccount:
+    """What the service says of a user now."""
+
+    roles: frozenset[str]
+
+
+class LiveCheck:
+    """Asks `GET /auth/check` with the token of the request that is being answered."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is the service's `/auth/check`. Raises ValueError for what is no http(s) address."""
+        if not url.startswith(("https://", "http://")):
+            raise ValueError("not an http(s) address")
+        self._url = url
+
+    def __call__(self, identity: Identity) -> LiveAccount | None:
+        """The account behind the request's token, or None if the service refuses it. Raises Unavailable."""
+        asking = urllib.request.Request(  # noqa: S310 - checked when it was made
+            self._url, headers={"Authorization": request.headers["Authorization"], "Accept": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(asking, timeout=_TIMEOUT) as answer:  # noqa: S310
+                subject, roles = answer.headers["X-Auth-Subject"], answer.headers["X-Auth-Roles"] or ""
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                if refusal.code in (401, 403):
+                    return None
+            raise Unavailable from None
+        except OSError:
+            raise Unavailable from None
+        # Whatever answered speaks of somebody else: then it is not our service, or not our token.
+        return LiveAccount(frozenset(roles.split())) if subject == identity.user_id else None
