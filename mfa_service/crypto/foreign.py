@@ -32,12 +32,14 @@ def is_known(stored: str) -> bool:
 
 
 def verify(password: str, stored: str) -> bool:
-    """Compare with a foreign hash; False also for what is none."""
+    """Compare with a foreign hash. Raises ValueError for what is none, or is damaged."""
     verifier = _find_verifier(stored)
+    if verifier is None:
+        raise ValueError("not a hash that can be verified here")
     try:
-        return verifier is not None and verifier(password, stored)
-    except (ValueError, TypeError):
-        return False
+        return verifier(password, stored)
+    except TypeError:
+        raise ValueError("a damaged hash") from None
 
 
 def _find_verifier(stored: str) -> Callable[[str, str], bool] | None:

@@ -39,7 +39,7 @@ def verify_password(password: str, stored: str, cost: int) -> bool:
     another system takes its own time, until it is replaced. Raises UnknownHash.
     """
     if not stored.startswith(SCHEME) and foreign.is_known(stored):
-        return any(foreign.verify(each, stored) for each in {password, unicodedata.normalize("NFC", password)})
+        return _is_foreign(password, stored)
     plain, reduced = _bcrypt_part(stored), _reduced(password)
     try:
         is_right = bcrypt.checkpw(reduced, plain)
@@ -60,6 +60,14 @@ def needs_rehash(stored: str, cost: int) -> bool:
 def decoy(cost: int) -> str:
     """A well-formed hash of nothing, for names that nobody has: comparing with it costs what a real one does."""
     return SCHEME + bcrypt.gensalt(cost).decode() + "".join(secrets.choice(_ALPHABET) for _ in range(31))
+
+
+def _is_foreign(password: str, stored: str) -> bool:
+    spellings = dict.fromkeys((password, unicodedata.normalize("NFC", password)))
+    try:
+        return any(foreign.verify(spelling, stored) for spelling in spellings)
+    except ValueError:
+        raise UnknownHash("a damaged hash of another system") from None
 
 
 def _reduced(password: str) -> bytes:

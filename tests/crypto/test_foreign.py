@@ -56,7 +56,7 @@ def test_the_right_password_passes_and_no_other(kind: str) -> None:
 def test_a_hash_that_is_cut_or_changed_lets_nobody_in(kind: str) -> None:
     stored = HASHES[kind]
     for broken in (stored[:-3], stored[: len(stored) // 2], stored[:-4] + "....", stored.replace("$", "", 1)):
-        assert not foreign.verify(PASSWORD, broken)
+        assert not lets_in(broken)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,13 @@ def test_what_is_too_weak_or_no_hash_is_not_taken(stored: str) -> None:
     assert not foreign.is_known(stored)
     with pytest.raises(UnknownHash):
         verify_password(PASSWORD, stored, 4)
+
+
+def lets_in(stored: str) -> bool:
+    try:
+        return foreign.verify(PASSWORD, stored)
+    except ValueError:
+        return False
 
 
 def test_bcrypt_reads_72_bytes_of_a_foreign_password_as_its_maker_did() -> None:
