@@ -1,0 +1,100 @@
+"""Worker processes: made after the app was loaded, and killed in the middle of a hash."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bursts import burst, post
+from tests.conftest import ROOT, free_port, running
+from tests.factories import PASSWORD, totp
+from tests.services import Rows
+
+pytestmark = pytest.mark.services
+Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
+
+
+def test_an_app_that_was_loaded_before_the_fork_shares_nothing(start: Start, rows: Rows, redis: str) -> None:
+    address, master = start("--preload", WEB_CONCURRENCY="4", MFA_REDIS_URL=redis, MFA_SEAL_SECONDS=1)
+    deadline = time.monotonic() + 20
+    while len(workers_of(master)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    bodies = [{"username": f"u{number}", "password": PASSWORD, "email": "u@example.com"} for number in range(40)]
+    made = burst(address, "/auth/register", bodies)
+    assert {answer.status for answer in made} == {200}
+    secrets = [answer.json["manualEntryKey"] for answer in made]
+    assert len(set(secrets)) == 40
+    pending = [answer.json["tempToken"] for answer in burst(address, "/auth/login", bodies)]
+    assert len(set(pending)) == 40
+    step = int(time.time()) // 30
+    codes = [
+        {"tempToken": token, "totpCode": totp(secret, step)} for token, secret in zip(pending, secrets, strict=True)
+    ]
+    assert [answer.status for answer in burst(address, "/auth/verify-mfa", codes)] == [200] * 40
+    # The timer that seals runs in the workers, not in the process that forked them.
+    assert not [thread for thread in threads_of(master.pid) if thread == "sealer"]
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_hash_leaves_no_lock(start: Start, rows: Rows) -> None:
+    address, master = start(MFA_BCRYPT_COST=14)
+    who = {"username": "ada", "password": PASSWORD}
+    assert post(address, "/auth/register", who | {"email": "ada@example.com"}).status == 200
+    outcome: list[BaseException] = []
+    asking = threading.Thread(target=lambda: outcome.append(failure_of(lambda: post(address, "/auth/login", who))))
+    asking.start()
+    time.sleep(0.3)
+    [worker] = workers_of(master)
+    os.kill(worker, signal.SIGKILL)
+    asking.join()
+    assert isinstance(outcome[0], ConnectionError)
+    assert rows("SELECT * FROM mfa_locks") == []
+    assert rows("SELECT * FROM mfa_challenges") == []
+    assert post(address, "/auth/login", who).status == 200
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def start(config: dict[str, Any]) -> Iterator[Start]:
+    """Run the service under gunicorn with options of one's own; gives its address and its first process."""
+    with ExitStack() as stack:
+
+        def run(*options: str, WEB_CONCURRENCY: str = "1", **settings: Any) -> tuple[str, "subprocess.Popen[bytes]"]:  # noqa: N803
+            port = free_port()
+            address = f"http://127.0.0.1:{port}"
+            chosen = config | {"MFA_PUBLIC_URL": address, "MFA_HASHING_QUEUE": 50} | settings
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
+            environment |= {"PORT": str(port), "WEB_CONCURRENCY": WEB_CONCURRENCY, "TEST_CONFIG": json.dumps(chosen)}
+            environment |= {"MFA_REDIS_URL": chosen["MFA_REDIS_URL"]} if "MFA_REDIS_URL" in chosen else {}
+            command = [sys.executable, "-m", "gunicorn", "tests.served:app", "--log-level", "warning", *options]
+            ready = lambda: urllib.request.urlopen(f"{address}/healthz", timeout=2).close()  # noqa: E731
+            return address, stack.enter_context(running(command, ready=ready, env=environment, cwd=ROOT))
+
+        yield run
+
+
+def workers_of(master: "subprocess.Popen[bytes]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()]
+
+
+def threads_of(pid: int) -> list[str]:
+    return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def failure_of(act: Callable[[], object]) -> BaseException:
+    try:
+        return AssertionError(f"answered {act()}")
+    except ConnectionError as error:
+        return error
