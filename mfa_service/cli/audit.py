@@ -8,8 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, track, user_id_of, yes
-from mfa_service.cli.policy import in_utc
+from mfa_service.cli.group import Moment, as_json, confirm, mfa, open_services, operator, show, track, user_id_of, yes
 from mfa_service.crypto.chain import Seal
 from mfa_service.crypto.opaque import is_id
 from mfa_service.services import Services
@@ -28,13 +27,11 @@ def audit() -> None:
 
 def _filters(command: Any) -> Any:
     options = (
-        click.option(
-            "--event", type=click.Choice(list(map(str, Event))), metavar="NAME", help="Such as login.completed."
-        ),
+        click.option("--event", type=click.Choice(_EVENTS), metavar="NAME", help="Such as login.completed."),
         click.option("--user", help="Whom it happened to: a username or an id."),
         click.option("--actor", help="Who did it: an administrator's id, or cli:NAME."),
-        click.option("--from", "since", type=click.DateTime(), help="From this time on (UTC)."),
-        click.option("--to", "before", type=click.DateTime(), help="Before this time (UTC)."),
+        click.option("--from", "since", type=Moment(), help="From this time on; UTC unless it names its zone."),
+        click.option("--to", "before", type=Moment(), help="Before this time; UTC unless it names its zone."),
     )
     for option in reversed(options):
         command = option(command)
@@ -122,7 +119,7 @@ def _filter(
 ) -> EventFilter:
     # The account may be gone: its events are found by its id all the same.
     user_id = user if user and is_id(user) else user_id_of(services, user) if user else None
-    return EventFilter(event, user_id, actor, in_utc(since), in_utc(before))
+    return EventFilter(event, user_id, actor, since, before)
 
 
 def _members(entry: Entry) -> dict[str, Any]:

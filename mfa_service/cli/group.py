@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -89,6 +89,19 @@ def user_id_of(services: Services, user: str) -> str:
     return found
 
 
+class Moment(click.DateTime):
+    """A time as it is typed, UTC unless it names its zone."""
+
+    def __init__(self) -> None:
+        forms = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z")
+        super().__init__(("%Y-%m-%d", *forms))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The time, in UTC."""
+        time = super().convert(value, param, ctx)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
 as_json = click.option("--json", "is_json", is_flag=True, help="One JSON document instead of a table.")
 
 
@@ -110,12 +123,12 @@ def confirm(question: str, *, yes: bool) -> None:
         click.confirm(question, abort=True)
 
 
-def show(rows: Sequence[Mapping[str, Any]], *, is_json: bool, title: str = "") -> None:
+def show(rows: Sequence[Mapping[str, Any]], *, is_json: bool) -> None:
     """Print rows: a table for people, one document for scripts."""
     if is_json:
         click.echo(json.dumps(rows, indent=2, default=_plain))
         return
-    table = Table(title=title or None, title_justify="left")
+    table = Table()
     for name in rows[0] if rows else ("nothing",):
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:

@@ -15,6 +15,7 @@ from mfa_service.cli.group import confirm, mfa, open_services, operator, track, 
 from mfa_service.errors import MFAError
 from mfa_service.services import Services
 from mfa_service.services.people import BATCH, Newcomer, checked, reason_of
+from mfa_service.services.reports import as_ndjson
 
 
 @dataclass
@@ -62,8 +63,7 @@ def export_users(with_secrets: bool, yes: bool) -> None:
         confirm("Whoever reads them can sign in as anybody whose password they guess. Really?", yes=yes)
     with open_services() as services:
         services.people.record_export(operator().client, with_secrets=with_secrets)
-        for row in services.people.rows(with_secrets=with_secrets):
-            click.echo(json.dumps(row))
+        sys.stdout.writelines(as_ndjson(services.people.rows(with_secrets=with_secrets)))
 
 
 def _bring(services: Services, file: Path, count: _Count) -> Iterator[int]:

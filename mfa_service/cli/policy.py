@@ -4,12 +4,12 @@ import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar, get_args
 
 import click
 
-from mfa_service.cli.group import as_json, confirm, mfa, open_services, operator, show, show_one, why, yes
+from mfa_service.cli.group import Moment, as_json, confirm, mfa, open_services, operator, show, show_one, why, yes
 from mfa_service.services import Services
 from mfa_service.services.audit import Event
 from mfa_service.services.directory import Standing
@@ -17,14 +17,12 @@ from mfa_service.services.policy import MAX_DAYS, Deadline, Mode, Rules
 from mfa_service.services.reports import as_csv
 from mfa_service.services.roles import ensure_names
 
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def deadline_options(command: F) -> F:
     """`--at` a date or `--days` after the first login under the rule; neither means at once."""
-    at = click.option("--at", type=click.DateTime(_TIMES), help="From this time on; UTC unless it names its zone.")
+    at = click.option("--at", type=Moment(), help="From this time on; UTC unless it names its zone.")
     days = click.option("--days", type=click.IntRange(1, MAX_DAYS), help="So long after the first login under it.")
     return at(days(command))
 
@@ -35,14 +33,7 @@ def deadline_of(at: datetime | None, days: int | None, *, off: bool = False) -> 
         raise click.UsageError("--at and --days: choose one")
     if off and (at is not None or days is not None):
         raise click.UsageError("there is no deadline where nothing is required")
-    return Deadline(in_utc(at), days)
-
-
-def in_utc(time: datetime | None) -> datetime | None:
-    """A time that was typed, without a zone or with one."""
-    if time is None:
-        return None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return Deadline(at, days)
 
 
 @mfa.group()

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import click
 
 from mfa_service.cli.group import (
+    Moment,
     as_json,
     confirm,
     mfa,
@@ -18,7 +19,7 @@ from mfa_service.cli.group import (
     why,
     yes,
 )
-from mfa_service.cli.policy import deadline_of, deadline_options, in_utc
+from mfa_service.cli.policy import deadline_of, deadline_options
 from mfa_service.services import Services
 from mfa_service.services.administration import Changes
 from mfa_service.services.directory import Entry, FactorState, Profile, UserFilter
@@ -32,17 +33,14 @@ user_argument = click.argument("user")
 @click.option("--begins-with", "text", help="How the username or e-mail address begins.")
 @click.option("--role", help="Only who has this role.")
 @click.option("--mfa", "factor", type=click.Choice(get_args(FactorState)), help="Only in this state.")
-@click.option("--seen-before", type=click.DateTime(), help="Only who was not seen since (UTC).")
-@click.option("--seen-since", type=click.DateTime(), help="Only who was seen since (UTC).")
+@click.option("--seen-before", type=Moment(), help="Only who was not seen since; UTC unless it names its zone.")
+@click.option("--seen-since", type=Moment(), help="Only who was seen since; UTC unless it names its zone.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many at most, newest first.")
 @as_json
-def list_users(
-    limit: int, is_json: bool, seen_before: datetime | None, seen_since: datetime | None, **which: Any
-) -> None:
+def list_users(limit: int, is_json: bool, **which: Any) -> None:
     """List accounts, newest first."""
-    filtered = UserFilter(**which, seen_since=in_utc(seen_since), seen_before=in_utc(seen_before))
     with open_services() as services:
-        show([_row(entry) for entry in _some(services, filtered, limit)], is_json=is_json)
+        show([entry.as_members() for entry in _some(services, UserFilter(**which), limit)], is_json=is_json)
 
 
 @mfa.command("show")
@@ -170,22 +168,8 @@ def _some(services: Services, which: UserFilter, limit: int) -> list[Entry]:
     return entries[:limit]
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    user = entry.user
-    return {
-        "id": user.id,
-        "username": user.username,
-        "email": user.email,
-        "roles": list(entry.roles),
-        "mfa": entry.factor,
-        "created_at": user.created_at,
-        "last_seen_at": user.seen_at,
-        "disabled_at": user.disabled_at,
-    }
-
-
 def _detail(profile: Profile) -> dict[str, Any]:
-    return _row(profile.entry) | {
+    return profile.entry.as_members() | {
         "recovery_codes_left": profile.recovery_codes_left,
         "sessions": profile.sessions,
         "devices": profile.devices,

@@ -163,7 +163,7 @@ class Services:
         self.seals = Seals(session, unit, audit, chain, now, output=output, seconds=seconds)
         self.sealer = Timer("sealer", self._seal, seconds if seal_keys.can_sign else 0)
         self.rotation = Rotation(session, unit, audit, self.vault)
-        self.people = People(session, unit, audit, self.vault, now)
+        self.people = People(session, unit, audit, self.roles, self.vault, now)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
 
     def _seal(self) -> None:

@@ -17,11 +17,12 @@ from mfa_service.errors import NotFound
 from mfa_service.models import Device, Lock, TOTPSecret, User, UserRole
 from mfa_service.services import lockout, usernames
 from mfa_service.services.database import page
-from mfa_service.services.policy import ALWAYS, Deadline, Policy, Preview, Rules, has_factor, is_due_by, is_required_by
+from mfa_service.services.policy import ALWAYS, Deadline, Policy, Preview, Rules, is_due_by, is_required_by
 from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.unit_of_work import UnitOfWork, reading
+from mfa_service.services.users import has_factor
 
 FactorState = Literal["enabled", "disabled", "none"]
 Standing = Literal["enrolled", "late", "due", "free"]
@@ -50,6 +51,19 @@ class Entry:
     user: User
     roles: tuple[str, ...]
     factor: FactorState
+
+    def as_members(self) -> dict[str, Any]:
+        """What administrators see of it in lists."""
+        return {
+            "id": self.user.id,
+            "username": self.user.username,
+            "email": self.user.email,
+            "roles": list(self.roles),
+            "mfa": self.factor,
+            "created_at": self.user.created_at,
+            "last_seen_at": self.user.seen_at,
+            "disabled_at": self.user.disabled_at,
+        }
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mfa_service.errors import InvalidRequest, MFAError
 from mfa_service.models import TOTPSecret, User, UserRole
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.roles import ensure_names
+from mfa_service.services.roles import Roles, ensure_names
 from mfa_service.services.totp import context_of
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import password_context
@@ -71,12 +71,14 @@ class People:
         session: scoped_session[Session],
         unit: UnitOfWork,
         audit: Audit,
+        roles: Roles,
         vault: Vault,
         now: Callable[[], datetime],
     ) -> None:
         self._session = session
         self.unit = unit
         self._audit = audit
+        self._roles = roles
         self._vault = vault
         self._now = now
 
@@ -139,9 +141,7 @@ class People:
     def _batch(self, last: str, with_secrets: bool) -> list[tuple[str, dict[str, Any]]]:
         users = self._session.scalars(select(User).where(User.id > last).order_by(User.id).limit(BATCH)).all()
         ids = [user.id for user in users]
-        roles: dict[str, list[str]] = {}
-        for row in self._session.scalars(select(UserRole).where(UserRole.user_id.in_(ids)).order_by(UserRole.role)):
-            roles.setdefault(row.user_id, []).append(row.role)
+        roles = self._roles.of_all(ids)
         secrets = {
             secret.user_id: secret
             for secret in self._session.scalars(
@@ -149,10 +149,10 @@ class People:
             )
         }
         return [
-            (user.id, self._row(user, roles.get(user.id, []), secrets.get(user.id), with_secrets)) for user in users
+            (user.id, self._row(user, roles.get(user.id, ()), secrets.get(user.id), with_secrets)) for user in users
         ]
 
-    def _row(self, user: User, roles: list[str], secret: TOTPSecret | None, with_secrets: bool) -> dict[str, Any]:
+    def _row(self, user: User, roles: Sequence[str], secret: TOTPSecret | None, with_secrets: bool) -> dict[str, Any]:
         row = {"username": user.username, "email": user.email, "roles": " ".join(roles)}
         row |= {"created_at": user.created_at.isoformat(), "disabled": "yes" if user.disabled_at else ""}
         if with_secrets:

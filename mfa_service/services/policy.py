@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, and_, delete, exists, false, func, literal
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import MFARequired
-from mfa_service.models import Device, GracePeriod, PolicyMode, Rule, TOTPSecret, User, UserRole
+from mfa_service.models import Device, GracePeriod, PolicyMode, Rule, User, UserRole
 from mfa_service.services.roles import ADMIN
 from mfa_service.services.unit_of_work import UnitOfWork, reading
+from mfa_service.services.users import has_factor
 
 Mode = Literal["required", "optional"]
 
@@ -180,16 +181,18 @@ class Policy:
     @reading
     def preview(self, rules: Rules) -> Preview:
         """Count whom other rules would concern, changing nothing."""
-        today, now = self.standing(), self._now()
-        proposed = _proposed(rules, today, now)
+        today, proposed, now = self.standing(), self.proposed(rules), self._now()
         required, before = is_required_by(proposed), is_required_by(today)
         counted = (true(), required, is_due_by(proposed, now), and_(required, ~before), and_(before, ~required))
         numbers = [func.count().filter(condition) for condition in counted]
         return Preview(*map(int, self._session.execute(select(*numbers).select_from(User).where(~has_factor())).one()))
 
     def proposed(self, rules: Rules) -> list[Standing]:
-        """How other rules would stand, if they were put in place now."""
-        return _proposed(rules, self.standing(), self._now())
+        """How other rules would stand, if they were put in place now: those that are there keep their day."""
+        since, now = {rule.subject: rule.since for rule in self.standing()}, self._now()
+        wanted = {f"role:{role}": deadline for role, deadline in rules.roles.items()}
+        wanted |= {EVERYONE: rules.deadline} if rules.mode == "required" else {}
+        return [Standing(subject, deadline, since.get(subject, now)) for subject, deadline in wanted.items()]
 
     def standing(self) -> list[Standing]:
         """The rules about everybody and about roles. There may be many about single users: those stay in SQL."""
@@ -235,11 +238,6 @@ def own_subject(user_id: str) -> str:
     return f"user:{user_id}"
 
 
-def has_factor() -> ColumnElement[bool]:
-    """SQL: the user has a confirmed factor."""
-    return exists().where(TOTPSecret.user_id == User.id, TOTPSecret.confirmed_at.is_not(None))
-
-
 def is_required_by(standing: Sequence[Standing]) -> ColumnElement[bool]:
     """SQL: one of these rules, or one about the user alone, is about the user."""
     return or_(exists().where(Rule.user_id == User.id), *map(_concerns, standing))
@@ -277,14 +275,6 @@ def _is_over(rule: Standing, now: datetime) -> ColumnElement[bool]:
     theirs = (GracePeriod.user_id == User.id, GracePeriod.subject == rule.subject)
     began = (GracePeriod.started_at >= rule.since, GracePeriod.started_at <= now - timedelta(days=rule.deadline.days))
     return exists().where(*theirs, *began)
-
-
-def _proposed(rules: Rules, today: Sequence[Standing], now: datetime) -> list[Standing]:
-    """How the rules would stand: those that are there already keep the day they were made."""
-    since = {rule.subject: rule.since for rule in today}
-    wanted = {f"role:{role}": deadline for role, deadline in rules.roles.items()}
-    wanted |= {EVERYONE: rules.deadline} if rules.mode == "required" else {}
-    return [Standing(subject, deadline, since.get(subject, now)) for subject, deadline in wanted.items()]
 
 
 def _mode(everyone: PolicyMode | None) -> Mode:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import InvalidRequest, LastAdministrator
-from mfa_service.models import TOTPSecret, User, UserRole
+from mfa_service.models import User, UserRole
+from mfa_service.services.users import has_factor
 
 ADMIN = "admin"
 #: Roles that one user may have.
@@ -49,9 +50,8 @@ class Roles:
 
         Who has not enrolled a second factor can't yet, and counts only where nobody has.
         """
-        is_enrolled = exists().where(TOTPSecret.user_id == UserRole.user_id, TOTPSecret.confirmed_at.is_not(None))
         held = (
-            select(UserRole.user_id, is_enrolled)
+            select(UserRole.user_id, has_factor())
             .join(User, User.id == UserRole.user_id)
             .where(UserRole.role == ADMIN, User.disabled_at.is_(None))
             .order_by(UserRole.user_id)

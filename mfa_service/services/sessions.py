@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
 from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, is_id, new_id
 from mfa_service.crypto.tokens import AUTHENTICATED, Identity
 from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
-from mfa_service.models import Session, TOTPSecret, User, UserRole
+from mfa_service.models import Session, User, UserRole
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one, page, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
+from mfa_service.services.users import has_factor
 
 #: How long a replaced refresh token is answered with its successor, in seconds.
 GRACE_SECONDS = 10
@@ -101,10 +102,9 @@ class Sessions:
 
     @reading
     def _find_account(self, identity: Identity) -> tuple[Account, datetime] | None:
-        has_factor = exists().where(TOTPSecret.user_id == User.id, TOTPSecret.confirmed_at.is_not(None))
         roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
         found = (
-            select(User.username, User.email, has_factor, roles, Session.seen_at)
+            select(User.username, User.email, has_factor(), roles, Session.seen_at)
             .join(Session, Session.user_id == User.id)
             .where(Session.id == identity.session_id, User.id == identity.user_id, User.disabled_at.is_(None))
             .where(self._is_live())

@@ -1,9 +1,9 @@
 """The user's row: what every unit that judges somebody holds first."""
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session, scoped_session
 
-from mfa_service.models import User
+from mfa_service.models import TOTPSecret, User
 
 
 class Users:
@@ -22,6 +22,11 @@ class Users:
         """The same, but not if disabled."""
         user = self.find(user_id)
         return user if user and user.disabled_at is None else None
+
+
+def has_factor() -> ColumnElement[bool]:
+    """SQL: the user has a confirmed factor."""
+    return exists().where(TOTPSecret.user_id == User.id, TOTPSecret.confirmed_at.is_not(None))
 
 
 def password_context(user_id: str) -> str:

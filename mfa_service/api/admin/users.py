@@ -1,7 +1,7 @@
 """Accounts, for administrators: find, change, unlock, reset, delete. No answer holds a secret, hash, code or token."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -178,13 +178,13 @@ def end_user_sessions(body: ReasonBody, user_id: str) -> Empty:
 
 def user_entry(entry: Entry) -> UserEntryView:
     """An account as it is answered in a list."""
-    return UserEntryView(**_members(entry))
+    return UserEntryView(**entry.as_members())
 
 
 def _detail(user_id: str) -> UserDetailView:
     profile = services().directory.show(user_id)
     return UserDetailView(
-        **_members(profile.entry),
+        **profile.entry.as_members(),
         recovery_codes_left=profile.recovery_codes_left,
         sessions=profile.sessions,
         devices=profile.devices,
@@ -193,20 +193,6 @@ def _detail(user_id: str) -> UserDetailView:
         mfa_deadline=profile.deadline,
         locks=[_counter(counter) for counter in profile.counters],
     )
-
-
-def _members(entry: Entry) -> dict[str, Any]:
-    user = entry.user
-    return {
-        "id": user.id,
-        "username": user.username,
-        "email": user.email,
-        "roles": list(entry.roles),
-        "mfa": entry.factor,
-        "created_at": user.created_at,
-        "last_seen_at": user.seen_at,
-        "disabled_at": user.disabled_at,
-    }
 
 
 def _counter(counter: Counter) -> CounterView:
