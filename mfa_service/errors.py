@@ -36,6 +36,11 @@ class MFAError(Exception):
         self.retry_after = retry_after
         super().__init__(self.message)
 
+    @property
+    def reasons(self) -> str:
+        """The reasons of all members, in one line; empty where there are none."""
+        return "; ".join(f"{member} {reason}" for member, reason in self.fields.items())
+
 
 # ── 400, 413, 415: the request itself ────────────────────────────────────────────────────────────
 

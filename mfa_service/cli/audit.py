@@ -63,8 +63,9 @@ def export(**which: Any) -> None:
 def seal() -> None:
     """Seal the events that no seal speaks of yet. A running service does so by itself."""
     with open_services() as services:
-        made = services.seals.seal()
-    click.echo(f"{len(made)} seals over {sum(each.count for each in made)} events", err=True)
+        counts: list[int] = []
+        events = track(_counted(services, counts), "events sealed")
+    click.echo(f"{len(counts)} seals over {events} events", err=True)
 
 
 @audit.command("verify")
@@ -124,6 +125,13 @@ def _filter(
 
 def _members(entry: Entry) -> dict[str, Any]:
     return vars(entry) | {"at": entry.at.isoformat()}
+
+
+def _counted(services: Services, counts: list[int]) -> Iterator[int]:
+    """The steps of sealing; how many events each seal has goes to `counts`."""
+    for made in services.seals.sealing():
+        counts.append(made.count)
+        yield made.count
 
 
 def _shipped(lines: TextIO) -> Iterator[Seal]:

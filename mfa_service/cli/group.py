@@ -55,8 +55,7 @@ def _problems(error: Exception) -> list[str]:
     if isinstance(error, Unavailable):
         return ["the database is locked, full, read-only or not migrated: see above, and `flask mfa doctor`"]
     if isinstance(error, MFAError):
-        reasons = "; ".join(f"{member} {reason}" for member, reason in error.fields.items())
-        return [f"{error.message}{': ' if reasons else ''}{reasons}"]
+        return [f"{error.message}: {error.reasons}" if error.reasons else error.message]
     where = "MFA_DATABASE_URL says where it is looked for"
     return [f"the database can't be reached ({cause(error)}); {where}"] if isinstance(error, SQLAlchemyError) else []
 

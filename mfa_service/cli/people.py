@@ -14,7 +14,7 @@ import click
 from mfa_service.cli.group import confirm, mfa, open_services, operator, track, yes
 from mfa_service.errors import MFAError
 from mfa_service.services import Services
-from mfa_service.services.people import BATCH, Newcomer, checked, reason_of
+from mfa_service.services.people import BATCH, Newcomer, checked
 from mfa_service.services.reports import as_ndjson
 
 
@@ -89,7 +89,7 @@ def _people(file: Path, count: _Count) -> Iterator[Newcomer]:
             if person.key in seen:
                 raise ValueError("username stands twice in the file")
         except (MFAError, ValueError) as refusal:
-            reason = reason_of(refusal) if isinstance(refusal, MFAError) else str(refusal)
+            reason = refusal.reasons if isinstance(refusal, MFAError) else str(refusal)
             count.refused.append({"line": line, "reason": reason})
             continue
         seen.add(person.key)

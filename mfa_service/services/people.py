@@ -18,7 +18,7 @@ from mfa_service.crypto import foreign, totp
 from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.passwords import SCHEME
 from mfa_service.crypto.vault import Vault
-from mfa_service.errors import InvalidRequest, MFAError
+from mfa_service.errors import InvalidRequest
 from mfa_service.models import TOTPSecret, User, UserRole
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
@@ -179,8 +179,3 @@ def _checked_secret(text: str) -> bytes | None:
     if len(secret) not in SECRET_BYTES:
         raise InvalidRequest(fields={"totp_secret": f"must have {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes"})
     return secret
-
-
-def reason_of(refusal: MFAError) -> str:
-    """What was wrong with a row, in one line."""
-    return "; ".join(f"{member} {reason}" for member, reason in refusal.fields.items()) or refusal.message

@@ -67,11 +67,13 @@ class Seals:
 
         Raises ConfigurationError where there is no seal key.
         """
-        made = []
+        return list(self.sealing())
+
+    def sealing(self) -> Iterator[Seal]:
+        """The same, seal by seal."""
         while (draft := self._draft()) and (seal := self._append(self.chain.keys.sign(draft))):
             self._ship(seal)
-            made.append(seal)
-        return made
+            yield seal
 
     def verify(self, shipped: Iterable[Seal] = ()) -> Iterator[Progress]:
         """Look at the whole chain and every sealed event (`Verification.run`)."""
