@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "create_app": "mfa_service.app",
     "MFA": "mfa_service.extension",
+    "HostUser": "mfa_service.extension",
     "Guard": "mfa_service.guard",
     "require_mfa": "mfa_service.guard",
     "require_login": "mfa_service.guard",

@@ -1,4 +1,4 @@
-"""The standalone service: a Flask app with `MFA` mounted, Talisman's headers and JSON logs. Nothing else."""
+"""The service of its own: a Flask app with everything mounted, Talisman's headers and JSON logs. Nothing else."""
 
 import os
 import time
@@ -12,9 +12,10 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from mfa_service.config import Settings, from_environment, unknown_names
 from mfa_service.errors import Unavailable
-from mfa_service.extension import MFA
 from mfa_service.models import Base
+from mfa_service.mount import Mount
 from mfa_service.services import Services
+from mfa_service.services.database import options_for
 from mfa_service.web import client, errors, logs, security
 
 
@@ -31,7 +32,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     app.config.update(
         PROVIDE_AUTOMATIC_OPTIONS=False,
         SQLALCHEMY_DATABASE_URI=settings.database,
-        SQLALCHEMY_ENGINE_OPTIONS=_engine_options(settings),
+        SQLALCHEMY_ENGINE_OPTIONS=options_for(settings.database),
     )
     app.url_map.merge_slashes = (
         False  # other spellings of a path are 404, not a redirect to a host that the client named
@@ -39,8 +40,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     client.install_request_ids(app)
     security.install(app, settings)
     errors.install(app)
-    SQLAlchemy(app, metadata=Base.metadata)
-    MFA(app, settings, clock=clock)
+    database = SQLAlchemy(app, metadata=Base.metadata)
+    with app.app_context():
+        Mount(app, settings, database.engine, clock=clock)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=0)  # type: ignore[method-assign]
@@ -57,16 +59,3 @@ def ensure_startable(environment: Mapping[str, str]) -> None:
         return  # a database that is not there yet is waited for
     finally:
         services.close()
-
-
-def _engine_options(settings: Settings) -> dict[str, Any]:
-    if settings.database.startswith("sqlite"):
-        return {}
-    return {
-        "pool_pre_ping": True,
-        "pool_size": 10,
-        "max_overflow": 20,
-        "pool_timeout": 5,
-        "hide_parameters": True,
-        "connect_args": {"connect_timeout": 5},
-    }

@@ -87,6 +87,15 @@ def _hosts(values: tuple[str, ...]) -> str | None:
     return None if bare else "must be host names such as auth.example, without scheme and port, separated by commas"
 
 
+def _prefix(value: str) -> str | None:
+    good = re.fullmatch(r"(/[A-Za-z0-9_-]+)+", value)
+    return None if good else "must be a path such as /auth, without a slash at the end"
+
+
+def _locations(values: tuple[str, ...]) -> str | None:
+    return None if values in (("header",), ("header", "cookie")) else "must be header, or header,cookie"
+
+
 def _label(value: str) -> str | None:
     return None if value.strip() and ":" not in value else "must not be empty or hold a colon"
 
@@ -187,6 +196,18 @@ class Settings:
     )
     registration_open: bool = setting(
         True, why="Whether people register themselves. False: 403, and the route leaves the OpenAPI document."
+    )
+    token_locations: tuple[str, ...] = setting(
+        ("header",),
+        check=_locations,
+        why="Where a session is looked for: `header`, or `header,cookie` for browsers, which also opens the pages.",
+    )
+    auth_prefix: str = setting("/auth", check=_prefix, why="In a host app: where the routes of signing in lie.")
+    api_prefix: str = setting("/api", check=_prefix, why="In a host app: where the routes of the signed-in user lie.")
+    blueprint_prefix: str = setting(
+        "mfa_",
+        check=lambda value: None if re.fullmatch(r"[a-z][a-z0-9_]*", value) else "must be like mfa_",
+        why="In a host app: what the names of our blueprints begin with.",
     )
     totp_issuer: str = setting("MFA Service", check=_label, why="The name that authenticator apps show.")
     totp_window: int = setting(
@@ -289,6 +310,11 @@ class Settings:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
     @property
+    def has_cookie(self) -> bool:
+        """Whether a browser's cookie may stand for a session."""
+        return "cookie" in self.token_locations
+
+    @property
     def hosts(self) -> frozenset[str]:
         """The host names that are answered, in lower case; addresses of IPv6 without brackets."""
         own = urlsplit(self.public_url).hostname or ""
@@ -330,6 +356,11 @@ def unknown_names(environment: Mapping[str, Any]) -> list[str]:
         near = get_close_matches(name, known, 1)
         warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
     return warnings
+
+
+def from_host(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a host app's configuration that is ours. A `JWT_SECRET` there may be the host's own: left alone."""
+    return {name: value for name, value in config.items() if name.startswith("MFA_")}
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

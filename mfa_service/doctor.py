@@ -10,12 +10,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from limits import parse
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, unknown_names
 from mfa_service.crypto.chain import SealKeys
 from mfa_service.errors import ConfigurationError, Unavailable
+from mfa_service.mount import Mount
 from mfa_service.services import Services, database, load_keys, schema
 from mfa_service.services.unit_of_work import cause
 from mfa_service.web import limits
@@ -41,10 +42,20 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
         load_keys(settings, time.time)
     except ConfigurationError as error:
         return findings + [Finding("error", "settings", problem) for problem in error.problems]
-    findings.append(Finding("ok", "settings", "complete and consistent; keys are present and strong"))
-    for check in (_files, _seals, _standards, _proxy, _limiter, _database):
+    engine = database.engine_for(create_engine(settings.database))
+    return findings + _checked(settings, engine)
+
+
+def examine_mounted(mount: Mount) -> list[Finding]:
+    """The same of the service in a host's app, which has started: so its settings and keys are good."""
+    return _checked(mount.settings, mount.services.engine)
+
+
+def _checked(settings: Settings, engine: Engine) -> list[Finding]:
+    findings = [Finding("ok", "settings", "complete and consistent; keys are present and strong")]
+    for check in (_files, _seals, _standards, _proxy, _limiter):
         findings += check(settings)
-    return findings
+    return findings + list(_database(settings, engine))
 
 
 def _names(environment: Mapping[str, Any]) -> Iterator[Finding]:
@@ -55,14 +66,19 @@ def _files(settings: Settings) -> Iterator[Finding]:
     secret = [settings.keyring_file] if not settings.keys else []
     secret += sorted(settings.signing_folder.glob("*.pem")) if not settings.jwt_secret else []
     secret += sorted(settings.seal_folder.glob("*.pem"))
-    if settings.database.startswith("sqlite:///"):
-        file = Path(settings.database.removeprefix("sqlite:///").partition("?")[0])
-        secret += [path for path in (file, file.parent) if path.exists()]
+    secret += [path for path in _own_database(settings) if path.exists()]
     open_to_all = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_to_all:
         yield Finding("error", "keys", f"{path} can be read by others: chmod go=")
     if not open_to_all:
         yield Finding("ok", "keys", "keys and database files are their owner's alone")
+
+
+def _own_database(settings: Settings) -> tuple[Path, ...]:
+    if not settings.database.startswith("sqlite:///"):
+        return ()
+    file = Path(settings.database.removeprefix("sqlite:///").partition("?")[0])
+    return file, file.parent
 
 
 def _seals(settings: Settings) -> Iterator[Finding]:
@@ -119,8 +135,7 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "limiter", "Redis answers") if is_up else Finding("error", "limiter", "Redis does not answer")
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
-    engine = database.engine_for(create_engine(settings.database))
+def _database(settings: Settings, engine: Engine) -> Iterator[Finding]:
     try:
         current, newest = schema.find_current(engine), schema.newest()
         if current != newest:

@@ -199,6 +199,12 @@ class LastAdministrator(MFAError):
     status, code, message = 409, "last_administrator", "The last administrator has to stay"
 
 
+class ForeignOrigin(MFAError):
+    """A page of another origin made a browser send this, with our cookie along."""
+
+    status, code, message = 403, "foreign_origin", "Request from another origin"
+
+
 class RegistrationClosed(MFAError):
     """Self-registration is switched off (`MFA_REGISTRATION_OPEN`)."""
 

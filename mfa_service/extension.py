@@ -1,59 +1,198 @@
-"""`MFA`: the whole service, mounted in a Flask app."""
+"""`MFA`: a second factor for an app that has users already.
 
-import logging
+    mfa = MFA(app)                                  # after the host's Flask-SQLAlchemy
+
+    @mfa.user_loader
+    def load_user(identity): return db.session.get(User, identity.external_id)
+
+    @app.post("/login")
+    def login():                                    # the host checks the password
+        outcome = mfa.login.continue_for(user.id, username=user.name, client=mfa.client)
+
+The host's tables, session, error handlers, logging and configuration stay as they are. The host commits before it
+calls: ours is another transaction.
+"""
+
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Flask, after_this_request, current_app
+from sqlalchemy import Engine, create_engine
+from werkzeug.wrappers import Response
 
-from mfa_service import api, auth
-from mfa_service.config import Settings
-from mfa_service.errors import ConfigurationError, SealBroken, Unavailable
-from mfa_service.guard import Guard
+from mfa_service.auth import pages
+from mfa_service.config import Settings, from_environment, from_host
+from mfa_service.crypto.tokens import Identity
+from mfa_service.errors import ConfigurationError
+from mfa_service.guard import current_account
+from mfa_service.mount import Host, Mount
 from mfa_service.services import Services
-from mfa_service.web import EXTENSION, meta
-from mfa_service.web.limits import Limits
-from mfa_service.web.logs import log_events
+from mfa_service.services.accounts import Accounts
+from mfa_service.services.audit import ClientInfo
+from mfa_service.services.database import options_for
+from mfa_service.services.login import Login
+from mfa_service.web import EXTENSION, cookies
+from mfa_service.web.client import client_info
+
+L = TypeVar("L", bound=Callable[..., Any])
 
 
-class MFA:
-    """The service in one app. State is in `app.extensions`; nothing on module level belongs to an app."""
+@dataclass(frozen=True)
+class HostUser:
+    """A user of the host: an id that never changes and is never given to another, and what to show."""
 
-    def __init__(self, app: Flask, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
-        """Mount on `app`, whose Flask-SQLAlchemy is initialised. `clock` gives Unix seconds.
+    external_id: str
+    username: str
+    email: str = ""
 
-        Raises ConfigurationError for keys that are missing, weak, or not those of the database.
+    @classmethod
+    def of(cls, user: Any) -> "HostUser":
+        """The same of a user object of Flask-Login's kind, which has `get_id()`, and `username` or `email`."""
+        if isinstance(user, HostUser):
+            return user
+        email = getattr(user, "email", None) or ""
+        return cls(str(user.get_id()), str(getattr(user, "username", None) or email or user.get_id()), str(email))
+
+
+class MFA(Host):
+    """The extension. It keeps nothing of an app but what `app.extensions` holds, so one object serves many apps."""
+
+    def __init__(
+        self, app: Flask | None = None, *, engine: Engine | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`init_app` at once if there is an `app`. `clock` gives Unix seconds."""
+        self._load_user: Callable[[Identity], object | None] | None = None
+        self._load_current_user: Callable[[], Any] | None = None
+        self._clock = clock
+        if app is not None:
+            self.init_app(app, engine=engine)
+
+    def init_app(self, app: Flask, *, engine: Engine | None = None) -> None:
+        """Mount the service in a host's app.
+
+        The database is `engine`, or MFA_DATABASE_URL, or that of the app's Flask-SQLAlchemy. Settings are the names in
+        `app.config` that begin with MFA_, then those of the environment. Raises ConfigurationError, with everything
+        that is wrong.
         """
+        settings = Settings.load(from_host(from_environment(os.environ)) | from_host(app.config))
+        Mount(app, settings, engine or _engine_of(app, settings), clock=self._clock, host=self)
+
+    def user_loader(self, loader: L) -> L:
+        """Register what gives the host's user behind an identity; None means that there is nobody: 401."""
+        self._load_user = loader
+        return loader
+
+    def current_user_loader(self, loader: L) -> L:
+        """Register what gives the user whom the host has signed in, as `begin` takes it; Flask-Login's is known."""
+        self._load_current_user = loader
+        return loader
+
+    @property
+    def services(self) -> Services:
+        """The services of the current app."""
+        mount = _current_mount()
+        mount.ensure_ready()
+        return mount.services
+
+    @property
+    def login(self) -> Login:
+        """What continues a sign-in whose password the host has checked."""
+        return self.services.login
+
+    @property
+    def accounts(self) -> Accounts:
+        """What forgets a user whom the host has deleted (`unlink`)."""
+        return self.services.accounts
+
+    @property
+    def client(self) -> ClientInfo:
+        """Where the current request comes from."""
+        return client_info()
+
+    @property
+    def user(self) -> Any:
+        """What `user_loader` gave for this request; within a view under `require_mfa` or `require_login`."""
+        return getattr(current_account(), "user", None)
+
+    def begin(self, user: Any, *, next: str = "/") -> Response:  # noqa: A002 - the name that everybody uses
+        """Go on with a browser whose user the host has just signed in: to the code, or where they wanted to go.
+
+        `user` is a HostUser, or one of Flask-Login's kind; `next` a path of this app. Raises ConfigurationError where
+        MFA_TOKEN_LOCATIONS has no cookie.
+        """
+        return self._begin(user, next, offers_factor=False)
+
+    def end(self) -> None:
+        """End the session of this browser when the current request is answered: for the host's own sign-out."""
+
+        @after_this_request
+        def leave(response: Response) -> Response:
+            pages.end_session(response)
+            return response
+
+    # ── what the mount asks of its host ──────────────────────────────────────────────────────────
+
+    @property
+    def knows_current_user(self) -> bool:
+        """Whether somebody has said who is signed in to the host."""
+        return self._load_current_user is not None or hasattr(current_app, "login_manager")
+
+    def find_user(self, identity: Identity) -> object | None:
+        """The host's user behind an identity; the identity itself where nobody has said how to find one."""
+        return self._load_user(identity) if self._load_user else identity
+
+    def find_current_id(self) -> str | None:
+        """The id of the user whom the host has signed in."""
+        user = self._find_current_user()
+        return None if user is None else HostUser.of(user).external_id
+
+    def continue_current(self, following: str) -> Response | None:
+        """Ask the user whom the host has signed in for the code."""
+        user = self._find_current_user()
+        return None if user is None else self._begin(user, following, offers_factor=True)
+
+    def _find_current_user(self) -> Any:
+        if self._load_current_user:
+            return self._load_current_user()
+        if not hasattr(current_app, "login_manager"):
+            return None
+        current_user = import_module("flask_login").current_user  # only a host that has it gets here
+        return current_user if current_user.is_authenticated else None
+
+    def _begin(self, user: Any, following: str, *, offers_factor: bool) -> Response:
+        if not _current_mount().settings.has_cookie:
+            raise ConfigurationError(["begin() needs MFA_TOKEN_LOCATIONS=header,cookie"])
+        who = HostUser.of(user)
+        outcome = self.login.continue_for(
+            who.external_id,
+            username=who.username,
+            email=who.email,
+            client=self.client,
+            device_token=cookies.read("device"),
+            wants_cookie=True,
+        )
+        return pages.go_on(outcome, pages.safe_next(following), offers_factor=offers_factor)
+
+
+def _current_mount() -> Mount:
+    found: Mount | None = current_app.extensions.get(EXTENSION)
+    if found is None:
+        raise ConfigurationError(["MFA is not in this app: MFA(app), or init_app"])
+    return found
+
+
+def _engine_of(app: Flask, settings: Settings) -> Engine:
+    if settings.database_url:
+        return create_engine(settings.database, **options_for(settings.database))
+    try:
         with app.app_context():
-            self.services = Services(settings, app.extensions["sqlalchemy"].engine, clock)
-        self._check_keyring()
-        self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
-        self.limits = Limits(app, settings)
-        app.extensions[EXTENSION] = self
-        Guard(self.services.verifier, find_account=self.services.login.find_account, clock=clock).init_app(app)
-        log_events(self.services.audit)
-        app.before_request(self._ensure_keyring)
-        app.register_blueprint(meta.blueprint)
-        for blueprint in (auth.blueprint, api.blueprint):
-            app.register_blueprint(blueprint, url_prefix=f"/{blueprint.name}")
-            self.limits.attach(app, blueprint.name)
-
-    def _check_keyring(self) -> None:
-        try:
-            self.services.health.ensure_keyring()
-        except Unavailable:
-            return  # the database may come later: `/readyz` says so, and the check is made up for
-        except ConfigurationError:
-            self.services.close()
-            raise
-
-    def _ensure_keyring(self) -> None:
-        """Nothing is sealed or opened before it is known that the keyring is the database's own."""
-        self.services.sealer.ensure_running()
-        if request.blueprint == meta.blueprint.name:
-            return
-        try:
-            self.services.health.ensure_keyring()
-        except ConfigurationError as error:
-            logging.getLogger("mfa_service").critical("%s", error)
-            raise SealBroken from None
+            found: Engine = app.extensions["sqlalchemy"].engine
+            return found
+    except (KeyError, AttributeError):
+        raise ConfigurationError(
+            ["there is no database: make Flask-SQLAlchemy before MFA, or pass engine=, or set MFA_DATABASE_URL"]
+        ) from None

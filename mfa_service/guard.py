@@ -25,7 +25,7 @@ from werkzeug.local import LocalProxy
 
 from mfa_service.answers import answer
 from mfa_service.crypto.signing import SharedSecret
-from mfa_service.crypto.tokens import AUTHENTICATED, AnotherKind, Identity, Verifier
+from mfa_service.crypto.tokens import AnotherKind, Identity, Verifier
 from mfa_service.errors import (
     ConfigurationError,
     FullAuthenticationRequired,
@@ -66,15 +66,17 @@ class Guard:
         verifier: Verifier,
         *,
         find_account: Callable[[Identity], Account | None] | None = None,
+        find_session: Callable[[], tuple[Identity, Account] | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`find_account` gives what the service knows of a live session, or None if it has ended.
 
         Without it a token is believed until it expires, whatever has happened to its session since, and nobody has a
-        role: no token says so.
+        role: no token says so. `find_session` says who a request without a token is from, by its cookie.
         """
         self._verifier = verifier
         self._find_account = find_account
+        self._find_session = find_session
         self._clock = clock
 
     @classmethod
@@ -137,9 +139,11 @@ class Guard:
     def check(self, *, max_age: int | None = None, role: str | None = None, needs_mfa: bool = True) -> None:
         """Let the request pass and remember who it is.
 
-        Raises NoToken, InvalidToken, FullAuthenticationRequired, RoleRequired, StepUpRequired.
+        Raises NoToken, InvalidToken, FullAuthenticationRequired, RoleRequired, StepUpRequired, ForeignOrigin.
         """
-        identity, account = self._identify(needs_mfa=needs_mfa)
+        identity, account = self._identify()
+        if needs_mfa and not identity.is_complete:
+            raise FullAuthenticationRequired
         self._ensure(identity, account, max_age=max_age, role=role)
         # Only now, after every check: nothing that a half-checked request left may be believed.
         g.mfa_identity, g.mfa_account = identity, account
@@ -148,7 +152,12 @@ class Guard:
         """Ask more of somebody who has been let pass. Raises RoleRequired, StepUpRequired."""
         self._ensure(g.mfa_identity, g.mfa_account, max_age=max_age, role=role)
 
-    def _identify(self, *, needs_mfa: bool) -> tuple[Identity, Account | None]:
+    def _identify(self) -> tuple[Identity, Account | None]:
+        if self._find_session and "Authorization" not in request.headers:
+            found = self._find_session()
+            if found is None:
+                raise NoToken
+            return found
         try:
             identity = self._verifier.access(_bearer_token(), now=self._clock())
         except AnotherKind:
@@ -156,8 +165,6 @@ class Guard:
         account = self._find_account(identity) if self._find_account else None
         if self._find_account and account is None:
             raise InvalidToken
-        if needs_mfa and identity.step != AUTHENTICATED:
-            raise FullAuthenticationRequired
         return identity, account
 
     def _ensure(self, identity: Identity, account: Account | None, *, max_age: int | None, role: str | None) -> None:
@@ -190,10 +197,12 @@ class Requirement:
 
     def check(self) -> None:
         """Let this request pass, or raise the refusal."""
-        if self.is_optional and "Authorization" not in request.headers:
+        try:
+            current_guard().check(max_age=self.max_age, role=self.role, needs_mfa=self.needs_mfa)
+        except NoToken:
+            if not self.is_optional or "Authorization" in request.headers:
+                raise
             g.mfa_identity = g.mfa_account = None
-            return
-        current_guard().check(max_age=self.max_age, role=self.role, needs_mfa=self.needs_mfa)
 
     def _guarded(self, view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)

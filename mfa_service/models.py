@@ -63,18 +63,22 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """An account. `username` is shown, `username_key` is compared (RFC 8265)."""
+    """An account: ours, by its username and password, or that of a host app's user, by the host's id.
+
+    `username` is shown, `username_key` is compared (RFC 8265); a host's names are labels, and need not be unique.
+    """
 
     __tablename__ = "mfa_users"
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
-    username: Mapped[str] = mapped_column(String(64))
-    username_key: Mapped[str] = mapped_column(_bytewise(64), unique=True)
+    external_id: Mapped[str | None] = mapped_column(_bytewise(255), unique=True)
+    username: Mapped[str] = mapped_column(String(254))
+    username_key: Mapped[str] = mapped_column(_bytewise(254), index=True)
     email: Mapped[str] = mapped_column(String(254))
     # What addresses are searched by: `email` casefolded.
     email_key: Mapped[str] = mapped_column(_bytewise(254), index=True)
-    sealed_password: Mapped[bytes] = mapped_column(LargeBinary)
-    password_set_at: Mapped[datetime]
+    sealed_password: Mapped[bytes | None] = mapped_column(LargeBinary)
+    password_set_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     # Registered, signed in or refreshed: written where the row is held anyway.
     seen_at: Mapped[datetime] = mapped_column(index=True)
@@ -82,7 +86,16 @@ class User(Base):
     # Set by the first confirmed factor and kept, unless its owner goes without: a password alone never enrols another.
     had_factor_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_mfa_users_created_at", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_mfa_users_created_at", "created_at", "id"),
+        Index(
+            "uq_mfa_users_own_username_key",
+            "username_key",
+            unique=True,
+            sqlite_where=text("external_id IS NULL"),
+            postgresql_where=text("external_id IS NULL"),
+        ),
+    )
 
 
 class UserRole(Base):
@@ -244,6 +257,8 @@ class Session(Base):
     user_agent: Mapped[str] = mapped_column(String(256))
     step: Mapped[str] = mapped_column(String(16))
     amr: Mapped[str] = mapped_column(String(64))
+    # Where a browser's cookie stands for the session: the digest of what is in it.
+    cookie_digest: Mapped[str | None] = mapped_column(String(64), unique=True)
     key_id: Mapped[str] = mapped_column(String(32), index=True)
     generation: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime]

@@ -199,6 +199,8 @@ def table(title: str) -> list[list[str]]:
 
 def shown(default: Any) -> str:
     """A default as the table shows it."""
+    if isinstance(default, tuple):
+        return ",".join(default) or EMPTY
     return str(default).lower() if isinstance(default, bool) else str(default or EMPTY) if default != 0 else "0"
 
 

@@ -1,5 +1,6 @@
 """The blueprint that the files of this folder put their routes on."""
 
-from flask import Blueprint
+from mfa_service.web.blueprint import ensure_ready, make_blueprint
 
-blueprint = Blueprint("api", __name__)
+blueprint = make_blueprint("api")
+blueprint.before_request(ensure_ready)

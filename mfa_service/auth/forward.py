@@ -7,7 +7,7 @@ under their names.
 from typing import Annotated, cast
 from urllib.parse import quote
 
-from flask import Response, current_app
+from flask import Response, current_app, g, request
 from pydantic import BeforeValidator, Field
 
 from mfa_service import errors
@@ -39,9 +39,11 @@ class CheckQuery(Query):
 @blueprint.get("/check")
 @asks(CheckQuery)
 @gives(204, Empty)
-@refuses(*REFUSALS, errors.RoleRequired, errors.StepUpRequired)
+@refuses(*REFUSALS, errors.RoleRequired, errors.StepUpRequired, errors.ForeignOrigin)
 def check(query: CheckQuery) -> Response:
     """Whether the access token is good, for forward auth; who it is from stands in `X-Auth-*` headers."""
+    # Without a word of the proxy it may be anything: then only a page of this origin may have sent it.
+    g.mfa_forwarded_method = request.headers.get("X-Forwarded-Method", "unknown")
     current_guard().check(max_age=query.max_age, role=query.role)
     account = cast("Account", current_account())
     response = current_app.response_class(status=204)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mfa_service import errors
-from mfa_service.auth.blueprint import blueprint
+from mfa_service.auth.blueprint import blueprint, post_unless_embedded
 from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, require_login, require_mfa
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, PasswordOnly, Remember, SignedIn
@@ -152,7 +152,7 @@ def _enrolment(enrolment: Enrolment, message: str) -> EnrolView:
     )
 
 
-@blueprint.post("/register")
+@post_unless_embedded("/register")
 @limited("credentials", "registrations")
 @takes(RegisterBody)
 @gives(200, EnrolView)
@@ -163,7 +163,7 @@ def register(body: RegisterBody) -> EnrolView:
     return _enrolment(enrolment, "User registered successfully")
 
 
-@blueprint.post("/login")
+@post_unless_embedded("/login")
 @limited("credentials")
 @takes(LoginBody)
 @gives(200, LoginView)
@@ -283,7 +283,7 @@ def logout(body: LogoutBody) -> Empty:
     return Empty()
 
 
-@blueprint.post("/password")
+@post_unless_embedded("/password")
 @require_mfa(max_age=STEP_UP_SECONDS)
 @limited("credentials")
 @takes(PasswordBody)

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
+from flask.cli import ScriptInfo
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,10 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, from_environment
 from mfa_service.errors import ConfigurationError, MFAError, SealBroken, Unavailable
+from mfa_service.mount import Mount
 from mfa_service.services import Services
 from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.unit_of_work import cause
+from mfa_service.web import EXTENSION
 
 
 class Explained(click.Group):
@@ -60,10 +64,29 @@ def _problems(error: Exception) -> list[str]:
     return [f"the database can't be reached ({cause(error)}); {where}"] if isinstance(error, SQLAlchemyError) else []
 
 
+def find_host() -> Mount | None:
+    """The service as it is mounted in the host's app that `flask --app` names; None for the service of its own."""
+    info = click.get_current_context().find_object(ScriptInfo)
+    if info is None or not (info.app_import_path or Path("app.py").is_file()):
+        return None
+    mount: Mount | None = info.load_app().extensions.get(EXTENSION)
+    return mount if mount and mount.is_embedded else None
+
+
+def load_settings(*, needs_keys: bool = True) -> Settings:
+    """The settings of the host's app, or of the environment."""
+    mount = find_host()
+    return mount.settings if mount else Settings.load(from_environment(os.environ), needs_keys=needs_keys)
+
+
 @contextmanager
 def open_services() -> Iterator[Services]:
-    """The services as the environment configures them, with a keyring that is the database's own."""
-    settings = Settings.load(from_environment(os.environ))
+    """The services of the host's app, or as the environment configures them; the keyring is the database's own."""
+    if mount := find_host():
+        mount.services.health.ensure_keyring()
+        yield mount.services
+        return
+    settings = load_settings()
     services = Services(settings, create_engine(settings.database), time.time)
     try:
         services.health.ensure_keyring()

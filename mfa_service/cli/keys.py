@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from mfa_service.cli.group import confirm, mfa, open_services, operator, track, yes
+from mfa_service.cli.group import confirm, load_settings, mfa, open_services, operator, track, yes
 from mfa_service.cli.setup import create
-from mfa_service.config import Settings, from_environment
+from mfa_service.config import Settings
 from mfa_service.crypto.keyring import Keyring, with_new_key, without_key
 from mfa_service.crypto.signing import file_name, new_key_pem
 from mfa_service.errors import ConfigurationError
@@ -22,7 +22,7 @@ def rotate_keys() -> None:
 
     Takes the newest key of the keyring if anything is sealed under an older one, and adds a fresh one otherwise.
     """
-    settings = Settings.load(from_environment(os.environ))
+    settings = load_settings()
     path = _keyring_file(settings)
     with open_services() as services:
         if not services.rotation.count_stale(Keyring.load(path).ids[0]):
@@ -42,7 +42,7 @@ def rotate_keys() -> None:
 @yes
 def retire_key(key_id: str, yes: bool) -> None:
     """Take a key out of the keyring; refused while anything needs it."""
-    settings = Settings.load(from_environment(os.environ))
+    settings = load_settings()
     path = _keyring_file(settings)
     with open_services() as services:
         keyring = Keyring.load(path, delay=activation_delay(settings))
@@ -57,7 +57,7 @@ def retire_key(key_id: str, yes: bool) -> None:
 @mfa.command("new-signing-key")
 def new_signing_key() -> None:
     """Add a key that will sign tokens; the one before verifies until its last token has expired."""
-    settings = Settings.load(from_environment(os.environ))
+    settings = load_settings()
     if settings.jwt_secret:
         raise ConfigurationError(["JWT_SECRET signs tokens: there are no key files"])
     create(settings.signing_folder / file_name(time.time()), new_key_pem())

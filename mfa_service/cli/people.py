@@ -38,7 +38,8 @@ def import_users(file: Path, dry_run: bool, report: Path | None, yes: bool) -> N
     """Bring accounts along: CSV with a heading, or one JSON object a line.
 
     Columns: username, email, password_hash (werkzeug, Django, passlib, bcrypt), and if there are any totp_secret
-    (base32) and roles (separated by spaces). Every row is checked first. A name that is there already is left alone,
+    (base32) and roles (separated by spaces). A host app's users have its id in external_id, and no password_hash. Every
+    row is checked first. A name that is there already is left alone,
     so a run that was killed is run again. Hashes are replaced at the next login; until then they take their own time.
     """
     count = _Count()
@@ -80,19 +81,19 @@ def _batches(file: Path, count: _Count) -> Iterator[list[Newcomer]]:
 
 def _people(file: Path, count: _Count) -> Iterator[Newcomer]:
     """Everybody in a file whose row does; the others are noted."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for line, row in _rows(file):
         try:
             if row is None:
                 raise ValueError("is not a JSON object")
             person = checked(row)
-            if person.key in seen:
-                raise ValueError("username stands twice in the file")
+            if person.identity in seen:
+                raise ValueError(f"{person.identity[0]} stands twice in the file")
         except (MFAError, ValueError) as refusal:
             reason = refusal.reasons if isinstance(refusal, MFAError) else str(refusal)
             count.refused.append({"line": line, "reason": reason})
             continue
-        seen.add(person.key)
+        seen.add(person.identity)
         count.good += 1
         yield person
 

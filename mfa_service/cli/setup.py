@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import click
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from mfa_service import doctor
-from mfa_service.cli.group import mfa, open_services, operator
+from mfa_service.cli.group import find_host, load_settings, mfa, open_services, operator
 from mfa_service.config import Settings, from_environment
 from mfa_service.crypto import qr
 from mfa_service.crypto.chain import new_seal_key_pem
@@ -33,12 +33,16 @@ def init() -> None:
 
 @mfa.command()
 def upgrade() -> None:
-    """Bring the database to the newest schema."""
-    settings = Settings.load(from_environment(os.environ), needs_keys=False)
-    engine = database.engine_for(create_engine(settings.database))
+    """Bring the database to the newest schema: in a host's app that of the app, beside its own tables."""
+    mount = find_host()
+    engine = mount.services.engine if mount else _own_engine()
     schema.upgrade(engine)
-    click.echo(f"database is at revision {schema.find_current(engine)}")
+    click.echo(f"{engine.url.render_as_string()} is at revision {schema.find_current(engine)}")
     engine.dispose()
+
+
+def _own_engine() -> Engine:
+    return database.engine_for(create_engine(load_settings(needs_keys=False).database))
 
 
 @mfa.command("create-admin")
@@ -52,6 +56,8 @@ def create_admin(username: str, email: str | None, password_stdin: bool) -> None
     """
     if password_stdin and not email:
         raise click.UsageError("--password-stdin needs --email: standard input holds the password alone")
+    if find_host():
+        raise click.UsageError("the users are the app's own: let USER sign in, then `flask mfa set-role USER admin`")
     email = email or click.prompt("Email")
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")
@@ -75,7 +81,8 @@ def prune() -> None:
 @mfa.command(name="doctor")
 def doctor_command() -> None:
     """Check configuration, keys, database and limiter; exit with 1 if something would go wrong."""
-    findings = doctor.examine(from_environment(os.environ))
+    mount = find_host()
+    findings = doctor.examine_mounted(mount) if mount else doctor.examine(from_environment(os.environ))
     for finding in findings:
         click.secho(f"{finding.level:7}", fg=doctor.COLOURS[finding.level], nl=False)
         click.echo(f" {finding.subject}: {finding.text}")

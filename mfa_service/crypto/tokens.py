@@ -66,7 +66,8 @@ ACCESS = Kind(
 class Identity:
     """Who an access token speaks for.
 
-    `auth_time` (Unix seconds) is when the factors were checked, `amr` (RFC 8176) how.
+    `auth_time` (Unix seconds) is when the factors were checked, `amr` (RFC 8176) how. `external_id` is the user's id in
+    the host app that the service is embedded in.
     """
 
     user_id: str
@@ -75,6 +76,12 @@ class Identity:
     auth_time: int
     amr: tuple[str, ...]
     step: str = AUTHENTICATED
+    external_id: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sign-in was completed, and not only begun with a password."""
+        return self.step == AUTHENTICATED
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,8 @@ class Verifier:
 
 def _identity(claims: Mapping[str, Any]) -> Identity:
     amr = tuple(str(method) for method in claims["amr"])
-    return Identity(claims["sub"], claims["username"], claims["sid"], claims["auth_time"], amr, claims["step"])
+    who = claims["sub"], claims["username"], claims["sid"]
+    return Identity(*who, claims["auth_time"], amr, claims["step"], claims.get("ext"))
 
 
 class Minter:
@@ -191,7 +199,8 @@ class Minter:
             "acr": "mfa" if "mfa" in identity.amr else "pwd",
             "aud": self._audiences,
         }
-        return self._signed(claims, ACCESS, now)
+        external = {} if identity.external_id is None else {"ext": identity.external_id}
+        return self._signed(claims | external, ACCESS, now)
 
     def _signed(self, claims: dict[str, Any], kind: Kind, now: float) -> str:
         times = {"iss": self._issuer, "iat": int(now), "exp": int(now) + kind.seconds}
@@ -220,6 +229,7 @@ def _respelled(part: str) -> str:
 def _ensure_sound(claims: Mapping[str, Any], kind: Kind, now: float) -> None:
     # type() and not isinstance(): True is an int, and a subclass has no business in JSON.
     is_typed = all(type(claims.get(name)) is expected for name, expected in kind.claims.items())
+    is_typed = is_typed and type(claims.get("ext", "")) is str
     # Ids of ours are ASCII; a lone surrogate would only fail later, in the database.
     ids = [claims.get(name, "") for name in ("sub", "jti", "sid")]
     if not is_typed or claims["step"] not in kind.steps or not all(str(value).isascii() for value in ids):

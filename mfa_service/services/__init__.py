@@ -28,6 +28,7 @@ from mfa_service.services.hashing import Hashing
 from mfa_service.services.health import Health
 from mfa_service.services.housekeeping import Housekeeping
 from mfa_service.services.keyfiles import watch_keyring, watch_signing_keys
+from mfa_service.services.links import Links
 from mfa_service.services.lockout import Lockout
 from mfa_service.services.login import Login
 from mfa_service.services.notices import Notices
@@ -48,8 +49,13 @@ from mfa_service.services.users import Users
 class Services:
     """One service's object graph: what everything stands on, then the leaves, then the conductors."""
 
-    def __init__(self, settings: Settings, engine: Engine, clock: Callable[[], float]) -> None:
-        """`engine` is the host's; `clock` gives Unix seconds. Raises ConfigurationError for keys that don't do."""
+    def __init__(
+        self, settings: Settings, engine: Engine, clock: Callable[[], float], *, borrows: bool = False
+    ) -> None:
+        """`clock` gives Unix seconds; `borrows`: the engine is a host's, and stays open when this is closed.
+
+        Raises ConfigurationError for keys or an engine that don't do.
+        """
         keyring, self.keys, seal_keys = load_keys(settings, clock)
         self.settings = settings
         self.clock = clock
@@ -59,6 +65,7 @@ class Services:
         self.minter = Minter(self.keys, issuer=settings.public_url, audiences=settings.audiences)
         self.verifier = Verifier(self.keys, issuer=settings.public_url, audience=settings.public_url)
         self.engine = engine_for(engine)
+        self.owns_engine = not borrows or self.engine is not engine
         self.session = sessions_on(self.engine)
         self.audit = Audit(self.session, self.now)
         self.unit = UnitOfWork(self.session, self.audit.publish)
@@ -72,6 +79,7 @@ class Services:
         session, unit, audit, now = self.session, self.unit, self.audit, self.now
         idle = settings.session_idle_seconds
         self.users = Users(session)
+        self.links = Links(session, audit, self.users, now)
         self.roles = Roles(session)
         self.policy = Policy(session, unit, now)
         self.tickets = Tickets(session, now)
@@ -107,6 +115,7 @@ class Services:
             unit=self.unit,
             audit=self.audit,
             users=self.users,
+            links=self.links,
             roles=self.roles,
             locks=self.locks,
             vault=self.vault,
@@ -174,7 +183,8 @@ class Services:
         self.sealer.close()
         self.notices.close()
         self.session.remove()
-        self.engine.dispose()
+        if self.owns_engine:
+            self.engine.dispose()
         self.hashing.close()
 
 

@@ -1,4 +1,4 @@
-"""Accounts: registering, checking and changing a password.
+"""Accounts: registering, checking and changing a password; and those of a host app's users, who have none here.
 
 No hash is computed while a transaction is open: read, end the transaction, hash, then one unit judges and records.
 Whatever is wrong with a login, the work and the answer are the same, so that nobody learns which names exist.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn
 
-from sqlalchemy import ColumnElement, false, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -32,13 +32,14 @@ from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
 from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
+from mfa_service.services.links import Links
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.roles import ADMIN, Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
-from mfa_service.services.users import Users, password_context
+from mfa_service.services.users import Users, is_named, password_context
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Accounts:
     unit: UnitOfWork
     audit: Audit
     users: Users
+    links: Links
     roles: Roles
     locks: Lockout
     vault: Vault
@@ -131,11 +133,29 @@ class Accounts:
             self.audit.record(Event.ROLES_CHANGED, client, user_id=user.id, before=(), after=roles)
         return self.totp.enrol(user.id, user.username, seconds=None)
 
+    @unit_of_work
+    def link(self, external_id: str | int, username: str, email: str, client: ClientInfo) -> User:
+        """The account of a host's user, who has given the host their password; made where there is none.
+
+        Raises ValueError for an id that is none, InvalidRequest for a name that is none, and InvalidCredentials for an
+        account that was disabled here.
+        """
+        user = self.links.link(external_id, username, email, client)
+        if user.disabled_at is not None:
+            self.audit.record(Event.PASSWORD_REFUSED, client, user_id=user.id)
+            raise InvalidCredentials
+        self.audit.record(Event.LOGIN_CONTINUED, client, user_id=user.id)
+        return user
+
+    @unit_of_work
+    def unlink(self, external_id: str | int, client: ClientInfo | None = None) -> None:
+        """Forget a user whom the host has deleted: whoever gets the same id one day inherits nothing."""
+        self.links.unlink(external_id, client or ClientInfo())
+
     def check_password(self, username: str, password: str, client: ClientInfo) -> Verdict:
         """Hash and compare, outside of any transaction; an unknown name costs the same. Raises Busy, SealBroken."""
         with self.hashing.place() as place:
-            key = usernames.find_key(username)
-            return self._compare(place, User.username_key == key if key else false(), password, client)
+            return self._compare(place, is_named(usernames.find_key(username)), password, client)
 
     def change_password(self, user_id: str, session_id: str, current: str, new: str, client: ClientInfo) -> None:
         """Change the password, and end every other session, device and pending token.
@@ -194,7 +214,9 @@ class Accounts:
         user = self.session.scalar(select(User).where(who))
         # Nobody's lock is looked for, too: an unknown name costs the same number of statements.
         was_open = self.locks.is_open(user.id if user else "", password_from(client.network))
-        return StoredPassword(user.id, user.password_set_at, was_open, user.sealed_password) if user else None
+        if user is None or user.sealed_password is None or user.password_set_at is None:
+            return None
+        return StoredPassword(user.id, user.password_set_at, was_open, user.sealed_password)
 
     def _opened(self, stored: StoredPassword, client: ClientInfo) -> str:
         try:

@@ -46,13 +46,16 @@ _BUSY_SECONDS = 5
 def engine_for(host: Engine) -> Engine:
     """The engine to work on: the host's own, or on SQLite a new one on the same file.
 
-    Raises ConfigurationError for a database in memory, which every connection would have for itself.
+    Raises ConfigurationError for a database in memory, which every connection would have for itself, and for one of
+    another kind.
     """
+    if host.dialect.name not in ("sqlite", "postgresql"):
+        raise ConfigurationError([f"the database must be SQLite or PostgreSQL, not {host.dialect.name}"])
     if host.dialect.name != "sqlite":
         return host
     if host.url.database in (None, "", ":memory:") or host.url.query.get("mode") == "memory":
         raise ConfigurationError(
-            ["MFA_DATABASE_URL: SQLite needs a file, :memory: is another database in every thread"]
+            ["SQLite needs a file, :memory: is another database in every thread: set MFA_DATABASE_URL"]
         )
     engine = create_engine(
         host.url, pool_size=20, max_overflow=20, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
@@ -60,6 +63,20 @@ def engine_for(host: Engine) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def options_for(url: str) -> dict[str, Any]:
+    """How an engine of our own is opened; on SQLite `engine_for` does the rest."""
+    if url.startswith("sqlite"):
+        return {}
+    return {
+        "pool_pre_ping": True,
+        "pool_size": 10,
+        "max_overflow": 20,
+        "pool_timeout": 5,
+        "hide_parameters": True,
+        "connect_args": {"connect_timeout": 5},
+    }
 
 
 def sessions_on(engine: Engine) -> scoped_session[Transaction]:

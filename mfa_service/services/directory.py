@@ -22,7 +22,7 @@ from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.unit_of_work import UnitOfWork, reading
-from mfa_service.services.users import has_factor
+from mfa_service.services.users import has_factor, is_named
 
 FactorState = Literal["enabled", "disabled", "none"]
 Standing = Literal["enrolled", "late", "due", "free"]
@@ -56,6 +56,7 @@ class Entry:
         """What administrators see of it in lists."""
         return {
             "id": self.user.id,
+            "external_id": self.user.external_id,
             "username": self.user.username,
             "email": self.user.email,
             "roles": list(self.roles),
@@ -160,11 +161,12 @@ class Directory:
 
     @reading
     def find_id(self, name_or_id: str) -> str | None:
-        """The id of the account of this id, or else of this username."""
+        """The id of the account of this id, or of this username, or of a host's user of this id."""
         user = self._session.get(User, name_or_id) if is_id(name_or_id) else None
         if user:
             return user.id
-        return self._session.scalar(select(User.id).where(User.username_key == usernames.find_key(name_or_id)))
+        named = self._session.scalar(select(User.id).where(is_named(usernames.find_key(name_or_id))))
+        return named or self._session.scalar(select(User.id).where(User.external_id == name_or_id))
 
     @reading
     def compliance(self) -> Compliance:

@@ -1,5 +1,7 @@
 """Signing in: a password opens a challenge, a second factor closes it and opens a session. There is no other way.
 
+In a host app the host has checked the password (`continue_for`); everything after it is the same.
+
 A remembered device stands in for the second factor, and the token says so. Where policy lets an account without a
 factor go without, its session has `step: password`, for as long as policy says so. Refreshing and stepping up
 continue a session that was opened here; nothing but a second factor renews `auth_time`.
@@ -40,7 +42,7 @@ from mfa_service.services.devices import Devices
 from mfa_service.services.factors import Factors, Proof
 from mfa_service.services.policy import Policy
 from mfa_service.services.recovery_codes import FEW, RecoveryCodes
-from mfa_service.services.sessions import Account, Grant, Sessions
+from mfa_service.services.sessions import Account, Found, Grant, Sessions
 from mfa_service.services.tickets import Tickets
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -77,7 +79,10 @@ class Remember:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Somebody is let in. What is shown once (codes, device token) is None when there is nothing to show."""
+    """Somebody is let in. What is shown once (codes, device token) is None when there is nothing to show.
+
+    `cookie` stands for the session in a browser that asked for one; the tokens are not for browsers.
+    """
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
@@ -87,6 +92,11 @@ class SignedIn:
     recovery_codes: tuple[str, ...] | None = field(default=None, repr=False)
     recovery_codes_left: int | None = None
     device_token: str | None = field(default=None, repr=False)
+    cookie: str | None = field(default=None, repr=False)
+
+
+#: What a right password leads to.
+Admission = MFAPending | PasswordOnly | SignedIn
 
 
 @dataclass(frozen=True)
@@ -110,25 +120,53 @@ class Login:
     now: Callable[[], datetime]
 
     def begin(
-        self, username: str, password: str, client: ClientInfo, device_token: str | None = None
-    ) -> MFAPending | PasswordOnly | SignedIn:
+        self,
+        username: str,
+        password: str,
+        client: ClientInfo,
+        device_token: str | None = None,
+        *,
+        wants_cookie: bool = False,
+    ) -> Admission:
         """Check a password; with a remembered device, or where policy asks for no more, that is enough.
 
         Raises InvalidCredentials, Busy, SealBroken.
         """
         verdict = self.accounts.check_password(username, password, client)
-        return self._admit(verdict, device_token, client)
+        return self._admit(verdict, device_token, client, wants_cookie)
 
     @unit_of_work
-    def _admit(
-        self, verdict: Verdict, device_token: str | None, client: ClientInfo
-    ) -> MFAPending | PasswordOnly | SignedIn:
+    def continue_for(
+        self,
+        external_id: str | int,
+        *,
+        username: str,
+        email: str = "",
+        client: ClientInfo | None = None,
+        device_token: str | None = None,
+        wants_cookie: bool = False,
+    ) -> Admission:
+        """Go on for a user of the host, whose password the host has just found right.
+
+        `username` is a label; `client` is where the request came from (`MFA.client`). Raises ValueError for an id
+        that is none, InvalidRequest for a name that is none, InvalidCredentials for an account that is disabled here.
+        """
+        client = client or ClientInfo()
+        user = self.accounts.link(external_id, username, email, client)
+        return self._ask(user, device_token, client, wants_cookie)
+
+    @unit_of_work
+    def _admit(self, verdict: Verdict, device_token: str | None, client: ClientInfo, wants_cookie: bool) -> Admission:
         user_id = verdict.stored.user_id if verdict.stored else ""
         is_trusted = self.devices.recognises(user_id, device_token)
         user = self.accounts.settle(verdict, client, is_trusted=is_trusted)
         # Asked again now that the user's row is held: a device forgotten meanwhile is not let in.
-        if is_trusted and self.devices.use(user.id, device_token):
-            return self._sign_in(user, ("pwd",), client)
+        return self._ask(user, device_token if is_trusted else None, client, wants_cookie)
+
+    def _ask(self, user: User, device_token: str | None, client: ClientInfo, wants_cookie: bool) -> Admission:
+        """What is still wanted of somebody whose password was right."""
+        if device_token and self.devices.use(user.id, device_token):
+            return self._sign_in(user, ("pwd",), client, wants_cookie=wants_cookie)
         challenge_id, now = self.challenges.open(user.id), self.now()
         token = self.minter.pending(
             user_id=user.id, username=user.username, challenge_id=challenge_id, now=now.timestamp()
@@ -139,10 +177,19 @@ class Login:
         deadline = self.policy.find_deadline(user.id, starts=True)
         if deadline is not None and deadline <= now:
             return pending
-        return PasswordOnly(self._sign_in(user, ("pwd",), client, step=PASSWORD), pending, deadline)
+        signed_in = self._sign_in(user, ("pwd",), client, step=PASSWORD, wants_cookie=wants_cookie)
+        return PasswordOnly(signed_in, pending, deadline)
 
     @unit_of_work
-    def complete(self, token: str, proof: Proof, client: ClientInfo, remember: Remember | None = None) -> SignedIn:
+    def complete(
+        self,
+        token: str,
+        proof: Proof,
+        client: ClientInfo,
+        remember: Remember | None = None,
+        *,
+        wants_cookie: bool = False,
+    ) -> SignedIn:
         """Check a second factor for a pending token.
 
         The secret is opened first, so that a 503 spends nothing; then the attempt is spent; then the proof is
@@ -155,9 +202,8 @@ class Login:
         verified = self.factors.verify(user, proof, held, client)
         self.challenges.close(pending, client)
         device_token = self.devices.trust(user.id, remember.name, client) if remember else None
-        signed_in = self._sign_in(
-            user, ("pwd", *verified.amr, "mfa"), client, was_recovered=verified.amr == ("recovery",)
-        )
+        amr, was_recovered = ("pwd", *verified.amr, "mfa"), verified.amr == ("recovery",)
+        signed_in = self._sign_in(user, amr, client, was_recovered=was_recovered, wants_cookie=wants_cookie)
         return replace(signed_in, recovery_codes=verified.recovery_codes, device_token=device_token)
 
     @unit_of_work
@@ -203,8 +249,15 @@ class Login:
         A session without a second factor is over, too, as soon as policy asks for one.
         """
         account = self.sessions.find_account(identity)
-        is_over = account is not None and identity.step == PASSWORD and self._is_due(identity.user_id)
-        return None if is_over else account
+        return None if account is None or self._is_over(identity) else account
+
+    def find_by_cookie(self, cookie: str) -> Found | None:
+        """Who a browser's cookie stands for, and their account; None as with a token."""
+        found = self.sessions.find_by_cookie(cookie)
+        return None if found is None or self._is_over(found[0]) else found
+
+    def _is_over(self, identity: Identity) -> bool:
+        return identity.step == PASSWORD and self._is_due(identity.user_id)
 
     @reading
     def _is_due(self, user_id: str) -> bool:
@@ -264,6 +317,7 @@ class Login:
         *,
         was_recovered: bool = False,
         step: str = AUTHENTICATED,
+        wants_cookie: bool = False,
     ) -> SignedIn:
         user.seen_at = self.now()
         is_new = not self.sessions.has_seen(user.id, client)
@@ -273,10 +327,12 @@ class Login:
         )
         left = self.recovery_codes.remaining(user.id)
         is_told = step == AUTHENTICATED and (was_recovered or left < FEW)
-        return replace(self._tokens(user, grant), recovery_codes_left=left if is_told else None)
+        cookie = self.sessions.bind_cookie(grant.session_id) if wants_cookie else None
+        return replace(self._tokens(user, grant), recovery_codes_left=left if is_told else None, cookie=cookie)
 
     def _tokens(self, user: User, grant: Grant) -> SignedIn:
         auth_time = int(grant.authenticated_at.timestamp())
-        identity = Identity(user.id, user.username, grant.session_id, auth_time, grant.amr, grant.step)
+        session = grant.session_id, auth_time, grant.amr, grant.step
+        identity = Identity(user.id, user.username, *session, user.external_id)
         access_token = self.minter.access(identity, token_id=new_id(), now=self.now().timestamp())
         return SignedIn(access_token, grant.refresh_token, user.username, user.email)

@@ -22,6 +22,7 @@ from mfa_service.errors import InvalidRequest
 from mfa_service.models import TOTPSecret, User, UserRole
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
+from mfa_service.services.links import checked_address, checked_external_id, key_of
 from mfa_service.services.roles import Roles, ensure_names
 from mfa_service.services.totp import context_of
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -31,19 +32,25 @@ from mfa_service.services.users import password_context
 BATCH = 500
 #: The shortest and longest TOTP secret that is taken, in bytes (RFC 4226 section 4, R6).
 SECRET_BYTES = range(16, 129)
-_COLUMNS = ("username", "email", "password_hash", "totp_secret", "roles")
+_COLUMNS = ("username", "email", "password_hash", "totp_secret", "roles", "external_id")
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Somebody to bring along, checked."""
+    """Somebody to bring along, checked: with a password, or with the id that a host app knows them by."""
 
+    external_id: str | None
     username: str
     key: str
     email: str
-    password_hash: str = field(repr=False)
+    password_hash: str | None = field(repr=False)
     totp_secret: bytes | None = field(repr=False)
     roles: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells this account from every other one."""
+        return ("external_id", self.external_id) if self.external_id is not None else ("username", self.key)
 
 
 def checked(row: Mapping[str, Any]) -> Newcomer:
@@ -53,14 +60,29 @@ def checked(row: Mapping[str, Any]) -> Newcomer:
         raise InvalidRequest(fields=dict.fromkeys(wrong, "must be text"))
     roles = tuple(sorted(set(text["roles"].split())))
     ensure_names(roles)
+    secret = _checked_secret(text["totp_secret"])
+    if text["external_id"]:
+        return _of_host(text, secret, roles)
     return Newcomer(
+        external_id=None,
         username=text["username"],
         key=usernames.get_key(text["username"]),
         email=usernames.checked_email(text["email"]),
         password_hash=_checked_hash(text["password_hash"]),
-        totp_secret=_checked_secret(text["totp_secret"]),
+        totp_secret=secret,
         roles=roles,
     )
+
+
+def _of_host(text: Mapping[str, str], secret: bytes | None, roles: tuple[str, ...]) -> Newcomer:
+    if text["password_hash"]:
+        raise InvalidRequest(fields={"password_hash": "must be empty where the user is a host's"})
+    try:
+        external_id = checked_external_id(text["external_id"])
+    except ValueError as error:
+        raise InvalidRequest(fields={"external_id": f"is none: {error}"}) from None
+    label = usernames.label(text["username"])
+    return Newcomer(external_id, label, key_of(label), checked_address(text["email"]), None, secret, roles)
 
 
 class People:
@@ -83,21 +105,25 @@ class People:
         self._now = now
 
     @reading
-    def find_taken(self, people: Sequence[Newcomer]) -> set[str]:
-        """Which of these names are there already, as they are compared."""
-        keys = [person.key for person in people]
-        return set(self._session.scalars(select(User.username_key).where(User.username_key.in_(keys))))
+    def find_taken(self, people: Sequence[Newcomer]) -> set[tuple[str, str]]:
+        """Which of these are there already, by their identity."""
+        keys = [person.key for person in people if person.external_id is None]
+        ids = [person.external_id for person in people if person.external_id is not None]
+        named = select(User.username_key).where(User.username_key.in_(keys), User.external_id.is_(None))
+        linked = select(User.external_id).where(User.external_id.in_(ids))
+        taken = {("username", key) for key in self._session.scalars(named)} if keys else set()
+        return taken | ({("external_id", str(it)) for it in self._session.scalars(linked)} if ids else set())
 
     @unit_of_work
     def bring(self, people: Sequence[Newcomer], client: ClientInfo) -> int:
         """Make accounts of those whose names are free, and say how many. One transaction: all of them or none."""
         taken = self.find_taken(people)
-        fresh = {person.key: person for person in people if person.key not in taken}
-        ids = {key: new_id() for key in fresh}
-        self._session.add_all(self._user(ids[key], person) for key, person in fresh.items())
+        fresh = {person.identity: person for person in people if person.identity not in taken}
+        ids = {identity: new_id() for identity in fresh}
+        self._session.add_all(self._user(ids[identity], person) for identity, person in fresh.items())
         self._session.flush()
-        for key, person in fresh.items():
-            self._equip(ids[key], person, client)
+        for identity, person in fresh.items():
+            self._equip(ids[identity], person, client)
         return len(fresh)
 
     def rows(self, *, with_secrets: bool) -> Iterator[dict[str, Any]]:
@@ -113,15 +139,16 @@ class People:
         self._audit.record(Event.USERS_EXPORTED, client, with_secrets=with_secrets)
 
     def _user(self, user_id: str, person: Newcomer) -> User:
-        now = self._now()
+        now, hashed = self._now(), person.password_hash
         return User(
             id=user_id,
+            external_id=person.external_id,
             username=person.username,
             username_key=person.key,
             email=person.email,
             email_key=person.email.casefold(),
-            sealed_password=self._vault.seal(person.password_hash.encode(), password_context(user_id)),
-            password_set_at=now,
+            sealed_password=self._vault.seal(hashed.encode(), password_context(user_id)) if hashed else None,
+            password_set_at=now if hashed else None,
             created_at=now,
             seen_at=now,
             had_factor_at=now if person.totp_secret else None,
@@ -154,9 +181,11 @@ class People:
 
     def _row(self, user: User, roles: Sequence[str], secret: TOTPSecret | None, with_secrets: bool) -> dict[str, Any]:
         row = {"username": user.username, "email": user.email, "roles": " ".join(roles)}
+        row["external_id"] = user.external_id or ""
         row |= {"created_at": user.created_at.isoformat(), "disabled": "yes" if user.disabled_at else ""}
         if with_secrets:
-            row["password_hash"] = self._vault.open(user.sealed_password, password_context(user.id)).decode()
+            hashed = user.sealed_password
+            row["password_hash"] = self._vault.open(hashed, password_context(user.id)).decode() if hashed else ""
             opened = self._vault.open(secret.sealed_secret, context_of(user.id)) if secret else None
             row["totp_secret"] = totp.as_base32(opened) if opened else ""
         return row

@@ -29,7 +29,7 @@ class _Place:
     """A column of sealed values: its rows' key, and what a value is sealed for."""
 
     key: InstrumentedAttribute[Any]
-    column: InstrumentedAttribute[bytes]
+    column: InstrumentedAttribute[Any]
     owner: InstrumentedAttribute[Any]
     context_of: Callable[[Any], str]
 
@@ -108,5 +108,5 @@ class Rotation:
         return self._session.scalar(select(func.count(column)).where(which)) or 0
 
 
-def _begins_with(column: InstrumentedAttribute[bytes], header: bytes) -> ColumnElement[bool]:
+def _begins_with(column: InstrumentedAttribute[Any], header: bytes) -> ColumnElement[bool]:
     return func.substr(column, 1, len(header)) == header

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
-from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, is_id, new_id
+from mfa_service.crypto.opaque import RefreshToken, RefreshTokens, digest, is_id, new_id, new_token
 from mfa_service.crypto.tokens import AUTHENTICATED, Identity
 from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
 from mfa_service.models import Session, User, UserRole
@@ -37,6 +37,11 @@ class Account:
     email: str
     mfa_enabled: bool
     roles: frozenset[str] = frozenset()
+    external_id: str | None = None
+
+
+#: Somebody in a live session, and their account as of now.
+Found = tuple[Identity, Account]
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,12 @@ class Sessions:
         self._session.add(session)
         return self._grant(session)
 
+    def bind_cookie(self, session_id: str) -> str:
+        """Let a browser's cookie stand for a session that has just been opened: what is to be in it."""
+        cookie = new_token()
+        self._session.get_one(Session, session_id).cookie_digest = digest(cookie)
+        return cookie
+
     def has_seen(self, user_id: str, client: ClientInfo) -> bool:
         """Whether the user has signed in with this agent from this network before, as far as sessions are kept."""
         same = (Session.user_agent == client.user_agent, Session.network == client.network)
@@ -101,36 +112,51 @@ class Sessions:
         return self._session.scalar(theirs.limit(1)) is not None
 
     @reading
-    def _find_account(self, identity: Identity) -> tuple[Account, datetime] | None:
+    def _find_live(self, *which: ColumnElement[bool]) -> tuple[Identity, Account, datetime] | None:
         roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
         found = (
-            select(User.username, User.email, has_factor(), roles, Session.seen_at)
+            select(User.id, User.external_id, User.username, User.email, has_factor(), roles)
+            .add_columns(Session.id, Session.authenticated_at, Session.amr, Session.step, Session.seen_at)
             .join(Session, Session.user_id == User.id)
-            .where(Session.id == identity.session_id, User.id == identity.user_id, User.disabled_at.is_(None))
-            .where(self._is_live())
+            .where(*which, User.disabled_at.is_(None), self._is_live())
         )
         row = self._session.execute(found).one_or_none()
         if row is None:
             return None
-        username, email, mfa_enabled, names, seen_at = row
-        return Account(username, email, mfa_enabled, frozenset((names or "").split())), seen_at
+        user_id, external_id, username, email, mfa_enabled, names, session_id, since, amr, step, seen_at = row
+        account = Account(username, email, mfa_enabled, frozenset((names or "").split()), external_id)
+        auth_time = int(since.timestamp())
+        identity = Identity(user_id, username, session_id, auth_time, tuple(amr.split()), step, external_id)
+        return identity, account, seen_at
 
     def find_account(self, identity: Identity) -> Account | None:
         """The account behind a token, or None if session or user have ended since. One SELECT, mostly."""
-        found = self._find_account(identity)
-        if found and found[1] <= self._now() - timedelta(seconds=SEEN_SECONDS):
-            self._touch(identity.session_id)
-        return found[0] if found else None
+        found = self._find_live(Session.id == identity.session_id, User.id == identity.user_id)
+        if found and self._is_unseen(found[2]):
+            self._touch(Session.id == identity.session_id, seen_at=self._now())
+        return found[1] if found else None
 
-    def _touch(self, session_id: str) -> None:
+    def find_by_cookie(self, cookie: str) -> Found | None:
+        """Who a browser's cookie stands for, and their account; None if session or user have ended since."""
+        found = self._find_live(Session.cookie_digest == digest(cookie))
+        if found and self._is_unseen(found[2]):
+            # A browser refreshes nothing: that it comes is what keeps its session from being idle.
+            now = self._now()
+            self._touch(Session.id == found[0].session_id, seen_at=now, refreshed_at=now)
+        return found[:2] if found else None
+
+    def _is_unseen(self, seen_at: datetime) -> bool:
+        return seen_at <= self._now() - timedelta(seconds=SEEN_SECONDS)
+
+    def _touch(self, which: ColumnElement[bool], **times: datetime) -> None:
         try:
-            self._write_seen(session_id)
+            self._write_seen(which, times)
         except Unavailable:
             return  # a database that can only be read is no reason to turn somebody away
 
     @unit_of_work
-    def _write_seen(self, session_id: str) -> None:
-        self._session.execute(update(Session).where(Session.id == session_id).values(seen_at=self._now()))
+    def _write_seen(self, which: ColumnElement[bool], times: dict[str, datetime]) -> None:
+        self._session.execute(update(Session).where(which).values(times))
 
     def find_step(self, token: RefreshToken) -> str | None:
         """The step of the session that a refresh token claims to be of; nothing is checked yet."""

@@ -37,6 +37,11 @@ class Enrolment:
         """The address as a PNG in a data URI; drawn on demand, and not while a transaction is open."""
         return qr.as_data_uri(self.uri)
 
+    @property
+    def qr_svg(self) -> str:
+        """The same as an SVG element."""
+        return qr.as_svg(self.uri)
+
 
 @dataclass(frozen=True)
 class OpenSecret:

@@ -84,7 +84,9 @@ def _is_out_of_order(error: SQLAlchemyError) -> bool:
 
 
 def _sqlstate(error: SQLAlchemyError) -> str | None:
-    return getattr(getattr(error, "orig", None), "sqlstate", None)
+    driver_error = getattr(error, "orig", None)
+    # psycopg 3 says sqlstate, psycopg 2, which a host may use, pgcode.
+    return getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
 
 
 def cause(error: SQLAlchemyError) -> str:

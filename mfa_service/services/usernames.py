@@ -12,6 +12,8 @@ from email_validator import EmailNotValidError, validate_email
 from mfa_service.errors import InvalidRequest
 
 MAX_CHARACTERS = 64
+#: The longest name of a host's user; what is longer is cut.
+MAX_LABEL = 254
 _PROFILE = precis_i18n.get_profile("UsernameCaseMapped:CaseFold")
 _NEUTRAL = {"COMMON", "INHERITED"}
 _COMBINATIONS = (
@@ -41,6 +43,14 @@ def get_key(username: str) -> str:
     if _mixes_scripts(key):
         raise _refused("mixes scripts, so that it looks like another name")
     return key
+
+
+def label(text: str) -> str:
+    """The name of a host's user as it is shown, which is the host's to choose. Raises InvalidRequest for nothing."""
+    shown = "".join(character for character in text if character.isprintable()).strip()[:MAX_LABEL]
+    if not shown:
+        raise _refused("is empty")
+    return shown
 
 
 def checked_email(email: str) -> str:

@@ -1,6 +1,10 @@
-"""The user's row: what every unit that judges somebody holds first."""
+"""The user's row: what every unit that judges somebody holds first.
 
-from sqlalchemy import ColumnElement, exists, select
+An account is ours, with a username that is its own and a password; or it belongs to a user of a host app, and is
+known by the host's id.
+"""
+
+from sqlalchemy import ColumnElement, and_, exists, false, select
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import TOTPSecret, User
@@ -18,10 +22,20 @@ class Users:
         held = select(User).where(User.id == user_id).with_for_update()
         return self._session.scalar(held, execution_options={"populate_existing": True})
 
+    def find_external(self, external_id: str) -> User | None:
+        """The account of a host's user, held."""
+        held = select(User).where(User.external_id == external_id).with_for_update()
+        return self._session.scalar(held, execution_options={"populate_existing": True})
+
     def find_active(self, user_id: str) -> User | None:
         """The same, but not if disabled."""
         user = self.find(user_id)
         return user if user and user.disabled_at is None else None
+
+
+def is_named(key: str | None) -> ColumnElement[bool]:
+    """SQL: the account with a password here whose name this is, as it is compared; none for a name of None."""
+    return and_(User.username_key == key, User.external_id.is_(None)) if key else false()
 
 
 def has_factor() -> ColumnElement[bool]:

@@ -14,16 +14,18 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 def install_request_ids(app: Flask) -> None:
     """Give every request an id, the caller's where that is safe to repeat, and echo it."""
-    app.before_request(_assign_request_id)
-    app.after_request(_echo_request_id)
+    app.before_request(assign_request_id)
+    app.after_request(echo_request_id)
 
 
-def _assign_request_id() -> None:
+def assign_request_id() -> None:
+    """Take the caller's id if it is safe, or make one."""
     offered = request.headers.get("X-Request-Id", "")
     g.mfa_request_id = offered if _SAFE_ID.fullmatch(offered) else secrets.token_hex(16)
 
 
-def _echo_request_id(response: Response) -> Response:
+def echo_request_id(response: Response) -> Response:
+    """Let the caller know the id."""
     response.headers["X-Request-Id"] = request_id()
     return response
 

@@ -1,6 +1,6 @@
 """Rate limits: of each client on each route that changes something, and of registrations by everybody together.
 
-A route names its limits (`@limited("credentials")`); `Limits.attach` puts them round the views of one app.
+A route names its limits (`@limited("credentials")`); `mount.py` puts them round the views of one app.
 
 Flask-Limiter counts before the view is called and before a byte of the body is parsed. With its store down it
 goes on per process, and comes back by itself. It is the first ring only: what must not be got round is counted in
@@ -13,17 +13,16 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Flask, Response, current_app
-from flask_limiter import Limiter, RateLimitExceeded
+from flask import Flask
+from flask_limiter import Limiter
 from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 
-from mfa_service.answers import answer
 from mfa_service.config import Settings
 from mfa_service.errors import TooManyAttempts
-from mfa_service.web import EXTENSION
+from mfa_service.web import current_mount
 from mfa_service.web.client import client_network
-from mfa_service.web.contract import contract_of, declare
+from mfa_service.web.contract import contract_of
 
 #: The one limit that all clients share.
 EVERYBODY = "registrations"
@@ -34,7 +33,7 @@ _STORE_TIMEOUT = 0.25
 class Limits:
     """The limiter of one app."""
 
-    def __init__(self, app: Flask, settings: Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._rates = {
             "credentials": settings.auth_rate_limit,
             "sessions": settings.session_rate_limit,
@@ -49,26 +48,23 @@ class Limits:
             key_prefix="mfa_service",
             in_memory_fallback_enabled=True,
         )
-        self.limiter.init_app(app)
-        app.register_error_handler(RateLimitExceeded, self.refuse)
+        # On an app of its own: what a host has configured for its own limiter (RATELIMIT_…) is about the host's routes.
+        self.limiter.init_app(Flask("mfa_service.limits", static_folder=None))
 
-    def attach(self, app: Flask, blueprint: str) -> None:
-        """Limit the routes of a registered blueprint that are declared `@limited`."""
-        for endpoint, view in list(app.view_functions.items()):
-            if endpoint.startswith(f"{blueprint}.") and contract_of(view).limits:
-                app.view_functions[endpoint] = self._limited(view)
-
-    def refuse(self, _breach: RateLimitExceeded) -> Response:
-        """The 429 for a limit that is used up."""
+    def refusal(self) -> TooManyAttempts:
+        """The 429 for the limit that this request has used up."""
         breached = self.limiter.current_limit
         seconds = math.ceil(breached.window.reset_time - time.time()) if breached else 1
-        return answer(TooManyAttempts(retry_after=max(1, seconds)))
+        return TooManyAttempts(retry_after=max(1, seconds))
 
     def is_store_up(self) -> bool:
         """Whether the store of the counters answers; if not, each process counts for itself."""
         return _answers(self.limiter.storage)
 
-    def _limited(self, view: Callable[..., Any]) -> Callable[..., Any]:
+    def put_on(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        """The view with the limits that it is declared to have; itself if there are none."""
+        if not contract_of(view).limits:
+            return view
         # The last one is put on first, so that the first one is looked at first.
         for name in reversed(contract_of(view).limits):
             key = (lambda: EVERYBODY) if name == EVERYBODY else client_network
@@ -99,17 +95,19 @@ def _under_own_name(view: Callable[..., Any], name: str) -> Callable[..., Any]:
     Limits of one name are all counted together: who is over the first would use up the second, too.
     """
 
+    @functools.wraps(view, updated=())
     def named(*args: Any, **kwargs: Any) -> Any:
         return view(*args, **kwargs)
 
     named.__qualname__ = f"{view.__qualname__}.{name}"
-    named.__doc__ = view.__doc__
-    return declare(named, **vars(contract_of(view)))
+    # What is declared is ours; what Flask-Limiter has noted would make it believe that this one is limited, too.
+    vars(named).update({key: value for key, value in vars(view).items() if key.startswith("mfa_")})
+    return named
 
 
 def current_limits() -> Limits:
     """The limits of the app that answers this request."""
-    found: Limits = current_app.extensions[EXTENSION].limits
+    found: Limits = current_mount().limits
     return found
 
 

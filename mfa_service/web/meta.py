@@ -3,15 +3,16 @@
 from importlib.metadata import version
 from typing import Literal
 
-from flask import Blueprint, Response, after_this_request, current_app, jsonify
+from flask import Response, after_this_request, current_app, jsonify
 
 from mfa_service.errors import NotReady
 from mfa_service.web import services
+from mfa_service.web.blueprint import make_blueprint
 from mfa_service.web.contract import View, gives, refuses
 from mfa_service.web.limits import current_limits
 from mfa_service.web.openapi import document
 
-blueprint = Blueprint("meta", __name__)
+blueprint = make_blueprint("meta")
 
 
 class HealthView(View):

@@ -1,32 +1,50 @@
-"""Security headers: Talisman's, and those of helmet's set that it lacks; caching; cross-origin calls.
+"""Security headers: Talisman's, and those of helmet's set that it lacks; caching; calls from other origins.
 
 Talisman's redirect to https is off: a redirected POST has sent its password in the clear already, and would arrive
 as a GET. HSTS is sent always, as helmet does; browsers heed it over https only.
 """
 
+import functools
 import logging
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask_talisman import Talisman
 
 from mfa_service.config import Settings
-from mfa_service.errors import BadRequest
+from mfa_service.errors import BadRequest, ForeignOrigin
+from mfa_service.web import services
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: For JSON: nothing may be loaded, framed or sent from here.
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+#: For pages: styles and pictures from here; a form goes here; no script at all.
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Origin-Agent-Cluster": "?1",
-    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-DNS-Prefetch-Control": "off",
     "X-Download-Options": "noopen",
+    "X-Frame-Options": "DENY",
     "X-Permitted-Cross-Domain-Policies": "none",
     "X-XSS-Protection": "0",
 }
+#: What speaks for the whole origin, which in a host's app is not ours.
+_ORIGIN_HEADERS = {
+    "Origin-Agent-Cluster": "?1",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+}
+_POLICY_OF_VIEW = "mfa_content_security_policy"
 _CORS_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
@@ -46,7 +64,7 @@ def install(app: Flask, settings: Settings) -> None:
         referrer_policy="no-referrer",
     )
     app.before_request(lambda: _ensure_known_host(settings.hosts))
-    app.after_request(_add_headers)
+    app.after_request(_add_all_headers)
     if settings.cors_origins:
         _allow_origins(app, frozenset(settings.cors_origins))
 
@@ -59,10 +77,64 @@ def _ensure_known_host(hosts: frozenset[str]) -> None:
         raise BadRequest
 
 
-def _add_headers(response: Response) -> Response:
+def page(view: F) -> F:
+    """Say that a view answers with a page, which has another content security policy than JSON."""
+    setattr(view, _POLICY_OF_VIEW, _PAGE_POLICY)
+    return view
+
+
+def with_policy(view: Callable[..., Any]) -> Callable[..., Any]:
+    """The view as one app has it, with the policy that Talisman is to send: ours, or a host's own Talisman.
+
+    The options are in a dictionary of this view alone, for Talisman writes its app's defaults into it.
+    """
+
+    @functools.wraps(view)
+    def mounted(*args: Any, **kwargs: Any) -> Any:
+        return view(*args, **kwargs)
+
+    options = {"content_security_policy": _policy_of(view), "frame_options": "DENY"}
+    setattr(mounted, "talisman_view_options", options)  # noqa: B010 - mypy knows no attributes of functions
+    return mounted
+
+
+def add_headers(response: Response) -> Response:
+    """Put the headers that are about one answer on it."""
     response.headers.update(_HEADERS)
+    response.headers["Content-Security-Policy"] = _policy_of(current_app.view_functions.get(request.endpoint or ""))
     response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def _add_all_headers(response: Response) -> Response:
+    response.headers.update(_ORIGIN_HEADERS)
+    return add_headers(response)
+
+
+def _policy_of(view: object) -> str:
+    return str(getattr(view, _POLICY_OF_VIEW, _POLICY))
+
+
+def ensure_own_origin(method: str) -> None:
+    """Raise ForeignOrigin unless a request that a browser's cookie speaks for comes from a page of this origin.
+
+    Whatever has an Origin must have ours: what changes state has one always, and so has a websocket. A browser says
+    `null` for a form of a page that sends no referrer, such as ours; then its own word counts (Fetch metadata).
+    """
+    origin = request.origin
+    if origin in (None, "null"):
+        is_own = request.headers.get("Sec-Fetch-Site") == "same-origin"
+        is_harmless = origin is None and method in ("GET", "HEAD")
+    else:
+        is_own, is_harmless = origin in own_origins(), False
+    if not (is_own or is_harmless):
+        raise ForeignOrigin
+
+
+def own_origins() -> tuple[str, str]:
+    """The origin that this request was sent to, and that of the public address."""
+    public = urlsplit(services().settings.public_url)
+    return request.host_url.rstrip("/"), f"{public.scheme}://{public.netloc}"
 
 
 def _allow_origins(app: Flask, origins: frozenset[str]) -> None:

@@ -100,9 +100,9 @@ def test_an_unknown_name_costs_a_hash_too(make_app: MakeApp, clock: Clock) -> No
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(7):
         for name in names:
-            started = time.perf_counter()
+            started = time.process_time()  # of this process alone: others may be at work beside it
             attempt(client, name, "wrong")
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     # Without the hash it is a hundredth; the statistics over many requests are the attack suite's.
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     assert max(medians.values()) < 2 * min(medians.values()), medians

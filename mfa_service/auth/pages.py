@@ -1,0 +1,265 @@
+"""Signing in with a browser: the same acts as the JSON routes, as plain pages that need no script.
+
+A right password leaves a pending token in a cookie; a code turns it into a cookie that stands for the session. In a
+host's app the password is the host's affair: who is signed in there is asked for the code (`MFA.begin`). Every form
+has to come from a page of this origin, and leads back to a place on it.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Response, make_response, redirect, render_template, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
+from flask_limiter import RateLimitExceeded
+from werkzeug.wrappers import Response as Answer
+
+from mfa_service.answers import answer
+from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
+from mfa_service.services.factors import Proof
+from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn
+from mfa_service.web import cookies, current_mount, services
+from mfa_service.web.blueprint import ensure_ready, make_blueprint
+from mfa_service.web.client import client_info
+from mfa_service.web.contract import MAX_BYTES, limited
+from mfa_service.web.limits import current_limits
+from mfa_service.web.security import ensure_own_origin, own_origins, page
+
+blueprint = make_blueprint(
+    "pages", template_folder="../templates", static_folder="../static", static_url_path="/static"
+)
+blueprint.before_request(ensure_ready)
+
+
+@blueprint.before_request
+def ensure_from_here() -> None:
+    """Refuse forms of other origins, and bodies that no form of ours has."""
+    request.max_content_length = request.max_form_memory_size = MAX_BYTES
+    if request.method == "POST":
+        ensure_own_origin(request.method)
+
+
+# ── the password, where it is ours ───────────────────────────────────────────────────────────────
+
+
+@page
+def show_sign_in() -> Answer:
+    """The form for username and password."""
+    return _page("sign_in.html")
+
+
+@limited("credentials")
+@page
+def sign_in() -> Answer:
+    """Check a password, and go on to the code."""
+    try:
+        outcome = services().login.begin(
+            request.form.get("username", "")[:256],
+            request.form.get("password", "")[:1024],
+            client_info(),
+            cookies.read("device"),
+            wants_cookie=True,
+        )
+    except MFAError as refusal:
+        return _page("sign_in.html", refusal)
+    return go_on(outcome, _next(), offers_factor=True)
+
+
+@blueprint.record
+def _add_sign_in(state: BlueprintSetupState) -> None:
+    if not state.options.get("is_embedded"):
+        state.add_url_rule("/sign-in", "show_sign_in", show_sign_in, methods=["GET"])
+        state.add_url_rule("/sign-in", "sign_in", sign_in, methods=["POST"])
+
+
+# ── the second factor ────────────────────────────────────────────────────────────────────────────
+
+
+@blueprint.get("/code")
+@page
+def code() -> Answer:
+    """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
+    found = cookies.find_session()
+    can_step_up = found is not None and found[0].is_complete
+    return _page("code.html") if cookies.read("pending") or can_step_up else _start()
+
+
+@blueprint.post("/code")
+@limited("credentials")
+@page
+def verify() -> Answer:
+    """Take a code of the authenticator."""
+    return _prove(Proof("totp", request.form.get("code", "").strip()), "code.html")
+
+
+@blueprint.get("/recovery-code")
+@page
+def recovery_code() -> Answer:
+    """The form for a recovery code."""
+    return _page("recovery_code.html")
+
+
+@blueprint.post("/recovery-code")
+@limited("credentials")
+@page
+def recover() -> Answer:
+    """Take a recovery code."""
+    return _prove(Proof("recovery_code", request.form.get("code", "")), "recovery_code.html")
+
+
+@blueprint.get("/authenticator")
+@page
+def authenticator() -> Answer:
+    """Ask whether to make a secret: looking at a page must not make one."""
+    if not cookies.read("pending"):
+        return _start()
+    return _page("authenticator.html", may_wait=cookies.find_session() is not None)
+
+
+@blueprint.post("/authenticator")
+@limited("credentials")
+@page
+def enrol() -> Answer:
+    """A new secret to scan, and the form that confirms it."""
+    try:
+        ticket = request.form.get("ticket", "").strip() or None
+        enrolment = services().login.enrol(cookies.read("pending") or "", client_info(), ticket)
+    except MFAError as refusal:
+        return _again(refusal, "authenticator.html", wants_ticket=isinstance(refusal, FactorExists))
+    return _page("scan.html", enrolment=enrolment)
+
+
+@blueprint.post("/sign-out")
+@page
+def sign_out() -> Answer:
+    """End the session of this browser."""
+    response = redirect(_next(), 303)
+    end_session(response)
+    return response
+
+
+# ── for the host, and for its views ──────────────────────────────────────────────────────────────
+
+
+def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
+    """From a right password to the next page: the code, the authenticator, or where the user wanted to go.
+
+    Whom policy lets go without a factor is offered one where that is what they came for.
+    """
+    if isinstance(outcome, SignedIn):
+        return _arrive(outcome, redirect(following, 303))
+    if isinstance(outcome, MFAPending):
+        form = "code" if outcome.methods else "authenticator"
+        return _await(outcome, redirect(_url(form, next=following), 303))
+    target = _url("authenticator", next=following) if offers_factor else following
+    response = _arrive(outcome.signed_in, redirect(target, 303))
+    return _await(outcome.pending, response) if offers_factor else response
+
+
+def end_session(response: Answer) -> None:
+    """End the session that the browser's cookie stands for, if there is one, and let the browser forget it."""
+    found = cookies.find_session()
+    if found:
+        services().login.sign_out(found[0], client_info(), everywhere=False)
+    cookies.drop(response, "session")
+    cookies.drop(response, "pending")
+
+
+def answer_browser(refusal: MFAError) -> Answer:
+    """A refusal of `require_mfa` in a host's view: a browser is sent to the code, a program gets the refusal."""
+    wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
+    if wanted != "text/html" or "Authorization" in request.headers:
+        return answer(refusal)
+    # What a form was about to do can't be done again by going there.
+    came_from = urlsplit(request.referrer or "").path
+    following = request.script_root + request.full_path.rstrip("?") if request.method == "GET" else came_from
+    return redirect(_url("code", next=safe_next(following)), 303)
+
+
+def safe_next(target: str) -> str:
+    """Where to go afterwards: a path on this origin, or its beginning for anything else."""
+    for origin in own_origins():
+        target = target.removeprefix(origin) if target.startswith(f"{origin}/") else target
+    is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target
+    return target if is_path and target.isascii() and target.isprintable() else "/"
+
+
+# ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _prove(proof: Proof, form: str) -> Answer:
+    pending, login = cookies.read("pending"), services().login
+    try:
+        if pending:
+            remember = Remember(request.user_agent.string[:64]) if "remember" in request.form else None
+            signed_in = login.complete(pending, proof, client_info(), remember, wants_cookie=True)
+            return _arrive(signed_in, _welcome(signed_in))
+        found = cookies.find_session()
+        if found is None:
+            raise NoToken
+        login.step_up(found[0], proof, client_info())
+    except MFAError as refusal:
+        return _again(refusal, form)
+    return redirect(_next(), 303)
+
+
+def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
+    """The form once more, with what was wrong; from the beginning where the pending token is no longer good."""
+    if not isinstance(refusal, InvalidPendingToken | NoToken):
+        return _page(form, refusal, **context)
+    response = _start()
+    cookies.drop(response, "pending")
+    return response
+
+
+def _start() -> Answer:
+    host = current_mount().host
+    if host is None:
+        return redirect(_url("show_sign_in", next=_next()), 303)
+    response: Answer | None = host.continue_current(_next())
+    return response or _page("problem.html", NoToken())
+
+
+def _welcome(signed_in: SignedIn) -> Answer:
+    if signed_in.recovery_codes:
+        return _page("recovery_codes.html", codes=signed_in.recovery_codes)
+    return redirect(_next(), 303)
+
+
+def _await(pending: MFAPending, response: Answer) -> Answer:
+    cookies.keep(response, "pending", pending.token, pending.expires_in)
+    return response
+
+
+def _arrive(signed_in: SignedIn, response: Answer) -> Answer:
+    cookies.keep(response, "session", signed_in.cookie or "")
+    cookies.drop(response, "pending")
+    if signed_in.device_token:
+        cookies.keep(response, "device", signed_in.device_token, services().settings.device_seconds)
+    return response
+
+
+def _page(template: str, refusal: MFAError | None = None, **context: Any) -> Response:
+    """A page; with a refusal its sentence and its status, so that scripts and limits see what happened."""
+    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url} | context
+    response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else 200)
+    if refusal and refusal.retry_after is not None:
+        response.headers["Retry-After"] = str(refusal.retry_after)
+    return response
+
+
+def _next() -> str:
+    return safe_next(request.values.get("next", "/"))
+
+
+def _url(endpoint: str, **values: Any) -> str:
+    return url_for(f"{current_mount().name_of(blueprint)}.{endpoint}", **values)
+
+
+@blueprint.errorhandler(MFAError)
+def _show_refusal(refusal: MFAError) -> Response:
+    return _page("problem.html", refusal)
+
+
+@blueprint.errorhandler(RateLimitExceeded)
+def _show_limit(_breach: RateLimitExceeded) -> Response:
+    return _page("problem.html", current_limits().refusal())
