@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, TestResponse
 
+from mfa_service.web import meta
 from mfa_service.web.openapi import document
 
 TYPES = {
@@ -108,6 +109,15 @@ def test_behind_a_prefix_it_finds_its_files(app: Flask) -> None:
     page = Page(client.get("/sign-in/docs").text)
     for address in page.addresses:
         assert client.get(urljoin("/sign-in/docs", address)).status_code == 200, address
+
+
+def test_in_an_app_of_somebody_else_it_finds_them_under_any_prefix() -> None:
+    app = Flask("elsewhere")
+    app.register_blueprint(meta.blueprint, url_prefix="/people/sign-in", name="people")
+    client = app.test_client()
+    assert Page(client.get("/people/sign-in/docs").text).addresses == set(TYPES)
+    for address in set(TYPES) - {"openapi.json"}:
+        assert client.get(urljoin("/people/sign-in/docs", address)).status_code == 200, address
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
