@@ -19,7 +19,7 @@ else
     echo "not installed:$wanted (tests that need them are skipped)"
 fi
 
-# Of npm: newman runs the collection under docs/, jose is another reader of our tokens.
+# Of npm: newman runs the collection under docs/, jose is another reader of our tokens (5 still does on Debian's Node).
 root=$(dirname "$0")/..
 if command -v npm >/dev/null && ! { [ -x "$root/.node/node_modules/.bin/newman" ] && [ -d "$root/.node/node_modules/jose" ]; }; then
     npm install --prefix "$root/.node" --no-audit --no-fund --silent newman@6 jose@5 >/dev/null \
