@@ -52,7 +52,7 @@ requirements: .venv/test  ## Pin and hash what make installs, anew
 	    -o $${list%:*}.txt $${list%:*}.in; done
 
 clean:  ## Remove the virtual environment and caches; instance/ stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .node build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'

@@ -31,6 +31,8 @@ from mfa_service.services import Services, schema
 from mfa_service.services.database import engine_for
 
 ROOT = Path(__file__).parent.parent
+#: What npm has installed for tests, by `tools/programs.sh`.
+NODE = ROOT / ".node/node_modules"
 IS_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
@@ -66,8 +68,8 @@ class Clock:
 
 
 def program(name: str) -> str:
-    """The path of a program that pip can't bring; where it is missing the test is skipped."""
-    path = shutil.which(name)
+    """The path of a program that pip can't bring, of npm's too; where it is missing the test is skipped."""
+    path = shutil.which(name, path=f"{NODE}/.bin:{os.environ['PATH']}")
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path

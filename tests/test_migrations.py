@@ -64,7 +64,7 @@ def test_revisions_are_one_chain() -> None:
     assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
 
 
-def test_the_wheel_holds_the_migrations_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_migrations_the_pages_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     wanted = {
         f"mfa_service/migrations/{path.relative_to(ROOT / 'migrations')}"
@@ -73,6 +73,9 @@ def test_the_wheel_holds_the_migrations_and_the_type_marker(wheel: zipfile.ZipFi
     assert wanted | {"mfa_service/py.typed"} <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mfa_service").rglob("*.py")}
     assert modules <= names
+    loaded = {str(path.relative_to(ROOT)) for path in (ROOT / "mfa_service").glob("[st]*/mfa_service/*")}
+    assert loaded <= names
+    assert loaded
     assert not [name for name in names if name.startswith(("tests", "migrations"))]
 
 

@@ -7,11 +7,21 @@ command -v zbarimg >/dev/null || wanted="$wanted zbar-tools"
 command -v curl >/dev/null || wanted="$wanted curl"
 command -v nginx >/dev/null || wanted="$wanted nginx"
 command -v caddy >/dev/null || wanted="$wanted caddy"
-[ -n "$wanted" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+command -v node >/dev/null || wanted="$wanted nodejs"
+command -v npm >/dev/null || wanted="$wanted npm"
+if [ -z "$wanted" ]; then
+    :
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $wanted; } >/dev/null \
         || echo "could not install:$wanted (tests that need them are skipped)"
 else
     echo "not installed:$wanted (tests that need them are skipped)"
+fi
+
+# Of npm: newman runs the collection under docs/, jose is another reader of our tokens (5 still does on Debian's Node).
+root=$(dirname "$0")/..
+if command -v npm >/dev/null && ! { [ -x "$root/.node/node_modules/.bin/newman" ] && [ -d "$root/.node/node_modules/jose" ]; }; then
+    npm install --prefix "$root/.node" --no-audit --no-fund --silent newman@6 jose@5 >/dev/null \
+        || echo "could not install: newman, jose (tests that need them are skipped)"
 fi

@@ -21,12 +21,11 @@ from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.blueprint import ensure_ready, make_blueprint
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import MAX_BYTES, limited
+from mfa_service.web.files import OURS, answer_with
 from mfa_service.web.limits import current_limits
 from mfa_service.web.security import ensure_own_origin, own_origins, page
 
-blueprint = make_blueprint(
-    "pages", template_folder="../templates", static_folder="../static", static_url_path="/static"
-)
+blueprint = make_blueprint("pages", template_folder="../templates")
 blueprint.before_request(ensure_ready)
 
 
@@ -36,6 +35,12 @@ def ensure_from_here() -> None:
     request.max_content_length = request.max_form_memory_size = MAX_BYTES
     if request.method == "POST":
         ensure_own_origin(request.method)
+
+
+@blueprint.get("/pages.css")
+def style() -> Response:
+    """How the pages look. A host that wants another look has `templates/mfa_service/base.html` of its own."""
+    return answer_with(OURS / "pages.css")
 
 
 # ── the password, where it is ours ───────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""The routes about the service itself: is it alive, is it ready, which keys, which contract."""
+"""The routes about the service itself: is it alive, is it ready, which keys, which contract, and that as a page."""
 
 from importlib.metadata import version
 from typing import Literal
@@ -6,13 +6,15 @@ from typing import Literal
 from flask import Response, after_this_request, current_app, jsonify
 
 from mfa_service.errors import NotReady
-from mfa_service.web import services
+from mfa_service.web import services, viewer
 from mfa_service.web.blueprint import make_blueprint
 from mfa_service.web.contract import View, gives, refuses
 from mfa_service.web.limits import current_limits
 from mfa_service.web.openapi import document
 
-blueprint = make_blueprint("meta")
+blueprint = make_blueprint("meta", template_folder="../templates")
+blueprint.add_url_rule("/docs", view_func=viewer.docs)
+blueprint.add_url_rule("/docs/<name>", view_func=viewer.docs_file)
 
 
 class HealthView(View):

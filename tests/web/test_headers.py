@@ -32,11 +32,16 @@ HELMET = {
     "X-Permitted-Cross-Domain-Policies": "none",
     "X-XSS-Protection": "0",
 }
+#: What a page has otherwise.
+A_PAGES = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+}
 
 
 def test_every_answer_carries_the_headers_of_helmet(answers: dict[str, TestResponse]) -> None:
     for kind, answer in answers.items():
-        for name, value in HELMET.items():
+        for name, value in (HELMET | (A_PAGES if answer.mimetype == "text/html" else {})).items():
             assert answer.headers.getlist(name) == [value], kind
 
 
@@ -172,7 +177,7 @@ def test_a_method_that_a_route_does_not_have_is_405(app: Flask, client: FlaskCli
 
 
 def test_head_is_get_without_a_body(client: FlaskClient) -> None:
-    for path in ("/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json", "/api/profile"):
+    for path in ("/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json", "/docs", "/api/profile"):
         got, headed = client.get(path), client.head(path)
         assert (headed.status_code, headed.data) == (got.status_code, b"")
         assert set(headed.headers.keys()) == set(got.headers.keys())
@@ -397,6 +402,8 @@ def answers(make_app: MakeApp, clock: Clock) -> dict[str, TestResponse]:
         "readyz": client.get("/readyz"),
         "jwks": client.get("/.well-known/jwks.json"),
         "openapi": client.get("/openapi.json"),
+        "a page": client.get("/docs"),
+        "a file of a page": client.get("/docs/docs.js"),
         "register": client.post("/auth/register", json=credentials | {"username": "bob", "email": "b@example.com"}),
         "login": client.post("/auth/login", json=credentials),
         "verify": verified,
