@@ -79,7 +79,11 @@ class MFA(Host):
         that is wrong.
         """
         settings = Settings.load(from_host(from_environment(os.environ)) | from_host(app.config))
-        Mount(app, settings, engine or _engine_of(app, settings), clock=self._clock, host=self)
+        if engine is None and settings.database_url:
+            own = create_engine(settings.database, **options_for(settings.database))
+            Mount(app, settings, own, clock=self._clock, host=self)
+        else:
+            Mount(app, settings, engine or _engine_of(app), clock=self._clock, host=self, borrows=True)
 
     def user_loader(self, loader: L) -> L:
         """Register what gives the host's user behind an identity; None means that there is nobody: 401."""
@@ -185,9 +189,7 @@ def _current_mount() -> Mount:
     return found
 
 
-def _engine_of(app: Flask, settings: Settings) -> Engine:
-    if settings.database_url:
-        return create_engine(settings.database, **options_for(settings.database))
+def _engine_of(app: Flask) -> Engine:
     try:
         with app.app_context():
             found: Engine = app.extensions["sqlalchemy"].engine

@@ -66,8 +66,9 @@ class Mount:
         *,
         clock: Callable[[], float] = time.time,
         host: Host | None = None,
+        borrows: bool = False,
     ) -> None:
-        """Mount on `app`; in a host's app where there is a `host`. `clock` gives Unix seconds.
+        """Mount on `app`; in a host's app where there is a `host`, which may lend its engine. `clock`: Unix seconds.
 
         Raises ConfigurationError for keys that don't do, and routes that the host has already.
         """
@@ -75,7 +76,7 @@ class Mount:
             raise ConfigurationError(["MFA is in this app already"])
         self.settings = settings
         self.host = host
-        self.services = Services(settings, engine, clock, borrows=host is not None)
+        self.services = Services(settings, engine, clock, borrows=borrows)
         self.limits = Limits(settings)
         app.extensions[EXTENSION] = self
         Guard(
