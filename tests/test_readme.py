@@ -120,9 +120,12 @@ def test_no_row_stands_twice_and_none_is_without_its_reason(title: str) -> None:
     assert all(cell for row in rows for cell in row)
 
 
-def test_the_code_of_a_guarded_app_is_that_of_a_tested_example() -> None:
-    [code] = re.findall(r"^```python\n(.*?)^```$", section("Guard another app"), re.M | re.S)
-    assert code in (ROOT / "examples/api_by_jwks.py").read_text()
+@pytest.mark.parametrize(
+    ("title", "example"), [("Guard another app", "api_by_jwks.py"), ("Embed it", "flask_login_shop.py")]
+)
+def test_the_code_that_is_shown_is_that_of_a_tested_example(title: str, example: str) -> None:
+    [code] = re.findall(r"^```python\n(.*?)^```$", section(title), re.M | re.S)
+    assert code in (ROOT / "examples" / example).read_text()
 
 
 # ── links ────────────────────────────────────────────────────────────────────────────────────────

@@ -54,6 +54,7 @@ class UserEntryView(View):
     """An account in the list."""
 
     id: str
+    external_id: Annotated[str | None, Field(description="The id that a host app knows its user by.")] = None
     username: str
     email: str
     roles: list[str]
