@@ -4,7 +4,10 @@ Put a proxy in front that buffers whole requests: a slow client holds a thread h
 """
 
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from mfa_service.app import ensure_startable
 from mfa_service.errors import ConfigurationError
@@ -41,6 +44,11 @@ threads = hashing_threads + hashing_queue + 24
 
 timeout = 30
 graceful_timeout = 30
+# A worker that has leaked is replaced in time, and never all of them at once. 0: never.
+max_requests = number("GUNICORN_MAX_REQUESTS", 0, 0, 10**9)
+max_requests_jitter = max_requests // 10
+# The heartbeat of workers is a file: on a slow disk it would be late, and a healthy worker killed.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes its own name
 control_socket_disable = True
 umask = 0o077  # what SQLite puts beside its file is its owner's alone
 logconfig_dict = gunicorn_logging()
@@ -49,6 +57,26 @@ logconfig_dict = gunicorn_logging()
 forwarded_allow_ips = ""
 forwarder_headers = ""
 secure_scheme_headers = {}
+
+
+# Each process writes its figures into a file of its own; whichever is asked for /metrics adds them up.
+if os.environ.get("MFA_METRICS"):
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="mfa-metrics-"))
+
+
+def child_exit(_server, worker):
+    """Forget what a worker had in use when it ended; what it counted stays."""
+    if os.environ.get("MFA_METRICS"):
+        from prometheus_client import multiprocess  # noqa: PLC0415 - an extra
+
+        multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(_server):
+    """Take the figures away: the next start counts from zero."""
+    folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", "/nowhere"))
+    if folder.name.startswith("mfa-metrics-"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def on_starting(server):

@@ -2,13 +2,14 @@
 
 import json
 
-from flask import Response, current_app
+from flask import Response, current_app, g
 
 from mfa_service.errors import MFAError
 
 
 def answer(refusal: MFAError) -> Response:
     """The response for a refusal: form, status, and the headers that belong to it."""
+    g.mfa_refusal = refusal.code  # for who counts
     body: dict[str, object] = {"error": refusal.message, "code": refusal.code}
     if refusal.fields:
         body["fields"] = refusal.fields

@@ -42,7 +42,11 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
     errors.install(app)
     database = SQLAlchemy(app, metadata=Base.metadata)
     with app.app_context():
-        Mount(app, settings, database.engine, clock=clock)
+        mount = Mount(app, settings, database.engine, clock=clock)
+    if mount.metrics:
+        mount.metrics.install(app)
+    if settings.access_log:
+        logs.log_requests(app)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=0)  # type: ignore[method-assign]

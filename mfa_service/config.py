@@ -4,6 +4,7 @@ A setting is read from the environment, or from what `create_app` is given, unde
 prefix `MFA_`. All that is missing, weak or contradictory is reported in one go and stops the start.
 """
 
+import ipaddress
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,15 @@ def _locations(values: tuple[str, ...]) -> str | None:
     return None if values in (("header",), ("header", "cookie")) else "must be header, or header,cookie"
 
 
+def _networks(values: tuple[str, ...]) -> str | None:
+    try:
+        for value in values:
+            ipaddress.ip_network(value)
+    except ValueError:
+        return "must be networks such as 10.0.0.0/8 or ::1, separated by commas"
+    return None
+
+
 def _label(value: str) -> str | None:
     return None if value.strip() and ":" not in value else "must not be empty or hold a colon"
 
@@ -176,6 +186,12 @@ class Settings:
         check=between(0, 10),
         why="How many proxies stand in front, each adding to `X-Forwarded-For`. 0: the header is ignored.",
     )
+    metrics: tuple[str, ...] = setting(
+        (),
+        check=_networks,
+        why="Networks that may ask for `/metrics`; separated by commas. Empty: there is no such route.",
+    )
+    access_log: bool = setting(False, why="Whether each request is a line of the log: no query, no body, no header.")
     redis_url: str | None = setting(
         None,
         secret=True,

@@ -28,6 +28,7 @@ from mfa_service.services.sessions import Account, Found
 from mfa_service.web import EXTENSION, cookies, meta
 from mfa_service.web.limits import Limits
 from mfa_service.web.logs import log_events
+from mfa_service.web.metrics import Metrics
 from mfa_service.web.security import with_policy
 
 
@@ -78,6 +79,7 @@ class Mount:
         self.host = host
         self.services = Services(settings, engine, clock, borrows=borrows)
         self.limits = Limits(settings)
+        self.metrics = Metrics(self.services, self.limits) if settings.metrics else None
         app.extensions[EXTENSION] = self
         Guard(
             self.services.verifier,

@@ -38,6 +38,8 @@ DEFAULTS: Mapping[str, object] = {
     "MFA_ALLOWED_HOSTS": (),
     "MFA_CORS_ORIGINS": (),
     "MFA_TRUSTED_PROXIES": 0,
+    "MFA_METRICS": (),
+    "MFA_ACCESS_LOG": False,
     "MFA_REDIS_URL": None,
     "MFA_AUTH_RATE_LIMIT": "5 per 15 minutes",
     "MFA_SESSION_RATE_LIMIT": "60 per minute",

@@ -14,14 +14,15 @@ from mfa_service.services.audit import Event
 from mfa_service.web.contract import Contract, contract_of
 from tests.conftest import ROOT
 
-#: Pages and their files: for people, and in no contract between programs.
-PAGES = {("/docs", "meta.docs"), ("/docs/<name>", "meta.docs_file")}
+#: Pages and their files, for people, and figures, in Prometheus' own form: in no contract between programs.
+PAGES = {("/docs", "meta.docs"), ("/docs/<name>", "meta.docs_file"), ("/metrics", "meta.metrics")}
 #: Routes whose answer is not of our own form.
 UNDECLARED = {("/openapi.json", "meta.openapi"), *PAGES}
 #: Guarded by nothing, on purpose; whatever else is on the URL map answers 401 without a token.
 OPEN = {
     "auth.register", "auth.login", "auth.verify_mfa", "auth.enrol", "auth.refresh",
     "meta.healthz", "meta.readyz", "meta.jwks", "meta.openapi", "meta.docs", "meta.docs_file",
+    "meta.metrics",
 }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ AS_BEARER = {
     ("GET", "/readyz"): OPEN,
     ("GET", "/.well-known/jwks.json"): OPEN,
     ("GET", "/openapi.json"): OPEN,
+    ("GET", "/metrics"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/docs/<name>"): OPEN,
     ("POST", "/auth/register"): OPEN,

@@ -175,6 +175,11 @@ class Services:
         self.people = People(session, unit, audit, self.roles, self.vault, now)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
 
+    @property
+    def connections_in_use(self) -> int:
+        """Database connections that are out of the pool now; 0 where the pool keeps no count."""
+        return int(getattr(self.engine.pool, "checkedout", int)())
+
     def _seal(self) -> None:
         self.seals.seal()
 

@@ -39,17 +39,32 @@ class Hashing:
 
     def __init__(self, threads: int, queue: int) -> None:
         self._threads = threads
-        self._places = threading.BoundedSemaphore(threads + queue)
+        self._capacity = threads + queue
+        self._held: list[Place] = []
+        self._lock = threading.Lock()
 
     @contextmanager
     def place(self) -> Iterator[Place]:
         """Hold a place. Raises Busy if none is free."""
-        if not self._places.acquire(blocking=False):
-            raise Busy(retry_after=_RETRY_AFTER)
+        place = self._take()
         try:
-            yield Place(self._pool)
+            yield place
         finally:
-            self._places.release()
+            with self._lock:
+                self._held.remove(place)
+
+    def _take(self) -> Place:
+        with self._lock:
+            if len(self._held) >= self._capacity:
+                raise Busy(retry_after=_RETRY_AFTER)
+            place = Place(self._pool)
+            self._held.append(place)
+        return place
+
+    @property
+    def in_use(self) -> int:
+        """How many places are held."""
+        return len(self._held)
 
     def close(self) -> None:
         """End the threads."""

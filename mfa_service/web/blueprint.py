@@ -20,13 +20,19 @@ def make_blueprint(name: str, **options: Any) -> Blueprint:
 
 
 def _begin() -> None:
-    if current_mount().is_embedded:
+    mount = current_mount()
+    if mount.is_embedded:
         client.assign_request_id()
+        if mount.metrics:
+            mount.metrics.begin()
 
 
 def _finish(response: Response) -> Response:
-    if not current_mount().is_embedded:
+    mount = current_mount()
+    if not mount.is_embedded:
         return response
+    if mount.metrics:
+        mount.metrics.finish(response)
     return client.echo_request_id(security.add_headers(response))
 
 

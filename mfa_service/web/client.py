@@ -38,7 +38,7 @@ def request_id() -> str:
 def client_info() -> ClientInfo:
     """What audit and sessions keep of the client. Anything but printable characters is dropped from its agent."""
     agent = "".join(character for character in request.user_agent.string if character.isprintable())
-    return ClientInfo(str(_find_address() or "unknown"), client_network(), agent[:256], request_id())
+    return ClientInfo(str(client_address() or "unknown"), client_network(), agent[:256], request_id())
 
 
 def client_network() -> str:
@@ -46,7 +46,7 @@ def client_network() -> str:
 
     Never empty, since an empty key would skip the limit: whoever has no readable address shares one bucket.
     """
-    address = _find_address()
+    address = client_address()
     if address is None:
         return "unknown"
     if isinstance(address, ipaddress.IPv4Address):
@@ -56,8 +56,8 @@ def client_network() -> str:
     return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
-def _find_address() -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The client's address; some balancers forward it with a port."""
+def client_address() -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The client's address, if it can be read; some balancers forward it with a port."""
     text = (request.remote_addr or "").partition("%")[0]
     try:
         return ipaddress.ip_address(text)

@@ -61,6 +61,11 @@ class Limits:
         """Whether the store of the counters answers; if not, each process counts for itself."""
         return _answers(self.limiter.storage)
 
+    @property
+    def is_falling_back(self) -> bool:
+        """Whether this process counts for itself, because the store does not answer."""
+        return bool(self.limiter._storage_dead)  # noqa: SLF001 - there is no public word for it
+
     def put_on(self, view: Callable[..., Any]) -> Callable[..., Any]:
         """The view with the limits that it is declared to have; itself if there are none."""
         if not contract_of(view).limits:

@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any
 
-from flask import Flask, has_request_context
+from flask import Flask, Response, g, has_request_context, request
 from pythonjsonlogger.json import JsonFormatter
 
 from mfa_service.services.audit import Audit, Recorded
@@ -61,6 +61,28 @@ def gunicorn_logging() -> dict[str, Any]:
         "handlers": {"error": handler},
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["error"], "propagate": False}},
     }
+
+
+def log_requests(app: Flask) -> None:
+    """Write a line for each request. A query may hold what somebody typed, and a path of no route anything at all."""
+    logger = logging.getLogger("mfa_service.access")
+
+    def begin() -> None:
+        g.mfa_log_began = time.perf_counter()
+
+    def write(response: Response) -> Response:
+        fields = {
+            "method": request.method[:16],
+            "path": request.path[:256] if request.url_rule else None,
+            "status": response.status_code,
+            "seconds": round(time.perf_counter() - g.get("mfa_log_began", time.perf_counter()), 6),
+            "address": request.remote_addr,
+        }
+        logger.info("request", extra=fields)
+        return response
+
+    app.before_request(begin)
+    app.after_request(write)
 
 
 def log_events(audit: Audit) -> None:

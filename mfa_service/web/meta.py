@@ -5,11 +5,12 @@ from typing import Literal
 
 from flask import Response, after_this_request, current_app, jsonify
 
-from mfa_service.errors import NotReady
-from mfa_service.web import services, viewer
+from mfa_service.errors import NotFound, NotReady
+from mfa_service.web import current_mount, services, viewer
 from mfa_service.web.blueprint import make_blueprint
 from mfa_service.web.contract import View, gives, refuses
 from mfa_service.web.limits import current_limits
+from mfa_service.web.metrics import Metrics
 from mfa_service.web.openapi import document
 
 blueprint = make_blueprint("meta", template_folder="../templates")
@@ -77,6 +78,15 @@ def jwks() -> JWKSView:
         return response
 
     return JWKSView.model_validate(services().keys.public_jwks())
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Figures for Prometheus; there is no such route unless MFA_METRICS says for whom."""
+    found: Metrics | None = current_mount().metrics
+    if found is None:
+        raise NotFound
+    return found.text()
 
 
 @blueprint.get("/openapi.json")
