@@ -249,7 +249,8 @@ def serve(config: dict[str, Any]) -> Iterator[Callable[..., str]]:
             settings = config | {"MFA_PUBLIC_URL": address} | overrides
             environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
             environment |= {"PORT": str(port), "WEB_CONCURRENCY": str(workers), "TEST_CONFIG": json.dumps(settings)}
-            environment |= {"MFA_REDIS_URL": settings["MFA_REDIS_URL"]} if "MFA_REDIS_URL" in settings else {}
+            # What gunicorn.conf.py looks at.
+            environment |= {name: settings[name] for name in ("MFA_REDIS_URL", "MFA_METRICS") if name in settings}
             command = [sys.executable, "-m", "gunicorn", "tests.served:app", "--log-level", "warning"]
             health = urllib.request.Request(f"{address}/healthz")
             ready = lambda: urllib.request.urlopen(health, timeout=2).close()  # noqa: E731
