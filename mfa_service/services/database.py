@@ -31,7 +31,7 @@ from sqlalchemy.orm import InstrumentedAttribute, scoped_session, sessionmaker
 from sqlalchemy.orm import Session as Transaction
 
 from mfa_service.errors import ConfigurationError
-from mfa_service.services.unit_of_work import WRITES
+from mfa_service.services.unit_of_work import SINGLE, WRITES
 
 T = TypeVar("T")
 
@@ -155,5 +155,6 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get(SINGLE):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")

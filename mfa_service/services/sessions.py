@@ -9,8 +9,9 @@ one means that somebody has a copy, and ends the session (RFC 9700 section 4.14.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select, update
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
@@ -39,6 +40,21 @@ class Account:
     roles: frozenset[str] = frozenset()
     external_id: str | None = None
 
+
+def _live(*which: ColumnElement[bool]) -> Select[Any]:
+    """A live session with its user, as of `now`. Made once: putting it together takes longer than running it."""
+    roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
+    is_fresh = and_(Session.expires_at > bindparam("now"), Session.refreshed_at > bindparam("idle_since"))
+    return (
+        select(User.id, User.external_id, User.username, User.email, has_factor(), roles)
+        .add_columns(Session.id, Session.authenticated_at, Session.amr, Session.step, Session.seen_at)
+        .join(Session, Session.user_id == User.id)
+        .where(*which, Session.revoked_at.is_(None), is_fresh, User.disabled_at.is_(None))
+    )
+
+
+_BY_ID = _live(Session.id == bindparam("session_id"), User.id == bindparam("user_id"))
+_BY_COOKIE = _live(Session.cookie_digest == bindparam("cookie_digest"))
 
 #: Somebody in a live session, and their account as of now.
 Found = tuple[Identity, Account]
@@ -111,19 +127,12 @@ class Sessions:
         theirs = select(Session.id).where(Session.user_id == user_id, *same)
         return self._session.scalar(theirs.limit(1)) is not None
 
-    @reading
-    def _find_live(self, *which: ColumnElement[bool]) -> tuple[Identity, Account, datetime] | None:
-        roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
-        found = (
-            select(User.id, User.external_id, User.username, User.email, has_factor(), roles)
-            .add_columns(Session.id, Session.authenticated_at, Session.amr, Session.step, Session.seen_at)
-            .join(Session, Session.user_id == User.id)
-            .where(*which, User.disabled_at.is_(None), self._is_live())
-        )
-        row = self._session.execute(found).one_or_none()
+    def _find_live(self, statement: Select[Any], **values: str) -> tuple[Identity, Account, datetime] | None:
+        now = self._now()
+        row = self.unit.fetch(statement, values | {"now": now, "idle_since": now - self._idle})
         if row is None:
             return None
-        user_id, external_id, username, email, mfa_enabled, names, session_id, since, amr, step, seen_at = row
+        user_id, external_id, username, email, mfa_enabled, names, session_id, since, amr, step, seen_at = tuple(row)
         account = Account(username, email, mfa_enabled, frozenset((names or "").split()), external_id)
         auth_time = int(since.timestamp())
         identity = Identity(user_id, username, session_id, auth_time, tuple(amr.split()), step, external_id)
@@ -131,14 +140,14 @@ class Sessions:
 
     def find_account(self, identity: Identity) -> Account | None:
         """The account behind a token, or None if session or user have ended since. One SELECT, mostly."""
-        found = self._find_live(Session.id == identity.session_id, User.id == identity.user_id)
+        found = self._find_live(_BY_ID, session_id=identity.session_id, user_id=identity.user_id)
         if found and self._is_unseen(found[2]):
             self._touch(Session.id == identity.session_id, seen_at=self._now())
         return found[1] if found else None
 
     def find_by_cookie(self, cookie: str) -> Found | None:
         """Who a browser's cookie stands for, and their account; None if session or user have ended since."""
-        found = self._find_live(Session.cookie_digest == digest(cookie))
+        found = self._find_live(_BY_COOKIE, cookie_digest=digest(cookie))
         if found and self._is_unseen(found[2]):
             # A browser refreshes nothing: that it comes is what keeps its session from being idle.
             now = self._now()

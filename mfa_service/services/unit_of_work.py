@@ -8,9 +8,11 @@ fire after the outermost commit, never for what was rolled back and never twice 
 import functools
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+from sqlalchemy import Engine, Row, Select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, scoped_session
@@ -28,8 +30,9 @@ LONGEST_SECONDS = 30
 _COLLISIONS = ("40001", "40P01")
 #: SQLSTATE of a table or a column that is missing, of a database that takes no changes, and of one that is full.
 _OUT_OF_ORDER = ("42P01", "42703", "25006", "53100", "53200", "53300")
-#: Execution option of a connection whose transaction is going to write (`services/database.py`).
-WRITES = "mfa_writes"
+#: Execution options of a connection whose transaction is going to write, and of one that runs a single statement
+#: (`services/database.py`).
+WRITES, SINGLE = "mfa_writes", "mfa_single"
 
 
 class UnitOfWork:
@@ -46,9 +49,32 @@ class UnitOfWork:
         """
         if self._session.info.get("is_in_unit"):
             return work()
+        return self._guarded(lambda: self._outermost(work, writes))
+
+    def fetch(self, statement: Select[Any], values: Mapping[str, Any]) -> Row[Any] | None:
+        """The one row that a statement finds, or None; within a unit as a part of it.
+
+        This is for what every request asks: on a connection by itself, without a session and a transaction, which one
+        statement that only reads does not need. Raises Unavailable as `run` does.
+        """
+        if self._session.info.get("is_in_unit"):
+            return self._session.execute(statement, values).one_or_none()
+        return self._guarded(lambda: self._fetched(statement, values))
+
+    def _fetched(self, statement: Select[Any], values: Mapping[str, Any]) -> Row[Any] | None:
+        with self._single.connect() as connection:
+            return connection.execute(statement, values).one_or_none()
+
+    @cached_property
+    def _single(self) -> Engine:
+        engine = cast("Engine", self._session.get_bind())
+        # A host's engine may be of any isolation level: this is the one of these connections alone.
+        return engine.execution_options(**{SINGLE: True}, isolation_level="AUTOCOMMIT")
+
+    def _guarded(self, work: Callable[[], R]) -> R:
         for tries_left in reversed(range(TRIES)):
             try:
-                return self._outermost(work, writes)
+                return work()
             except (DBAPIError, PoolTimeout) as error:
                 if tries_left and _sqlstate(error) in _COLLISIONS:
                     continue
