@@ -1,14 +1,18 @@
-"""A browser without scripts: keeps cookies, fills in forms, and says where a request comes from, as real ones do.
+"""A browser without scripts, and a phone beside it.
 
-Cookies that are `Secure` are kept and sent although tests speak http: TLS is what a proxy has.
+The browser keeps cookies, fills in forms, and says where a request comes from, as real ones do. Cookies that are
+`Secure` are kept and sent although tests speak http: TLS is what a proxy has.
 """
 
 import html
 import http.client
 import re
+import time
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urljoin, urlsplit
+
+from tests.factories import totp
 
 
 @dataclass
@@ -45,14 +49,14 @@ class Browser:
 
     def get(self, path: str, **headers: str) -> Page:
         """Go to an address, without following redirects."""
-        return self.send("GET", path, None, headers)
+        return self.send("GET", path, None, named(headers))
 
     def post(self, path: str, form: dict[str, str] | None = None, **headers: str) -> Page:
         """Send a form from a page of this site."""
         # A page that sends no referrer makes its forms come from "null".
         is_silent = self.page is not None and self.page.headers.get("Referrer-Policy") == "no-referrer"
         own = {"Origin": "null" if is_silent else self.origin, "Sec-Fetch-Site": "same-origin"}
-        return self.send("POST", path, form or {}, own | headers)
+        return self.send("POST", path, form or {}, own | named(headers))
 
     def submit(self, **fields: str) -> Page:
         """Fill in the first form of the page that is shown, and send it."""
@@ -74,7 +78,7 @@ class Browser:
         """One request, with whatever headers."""
         given = {"Host": urlsplit(self.origin).netloc, "Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
         given |= {"Cookie": self.cookie} if self.cookies else {}
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= headers
         body = None
         if form is not None:
             body, given["Content-Type"] = urlencode(form), "application/x-www-form-urlencoded"
@@ -100,3 +104,20 @@ class Browser:
                     self.cookies.pop(name, None)
                 else:
                     self.cookies[name] = morsel.value
+
+
+def named(headers: dict[str, str]) -> dict[str, str]:
+    """Headers that were written as keywords."""
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Phone:
+    """Somebody's authenticator; a code works once, so each is of another step."""
+
+    def __init__(self, secret: str = "") -> None:
+        self.secret, self._last = secret, 0
+
+    def code(self) -> str:
+        """A code that has not been shown yet; four of them within one step."""
+        self._last = max(self._last + 1, int(time.time()) // 30 - 1)
+        return totp(self.secret, self._last)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsers import Browser
+from tests.browsers import Browser, Phone
 from tests.bursts import post
 from tests.conftest import ROOT, free_port, running
 from tests.factories import PASSWORD, bearer, totp
@@ -174,7 +174,7 @@ def test_a_host_keeps_its_own_auth_and_ours_lies_beside_it(place: "Place") -> No
     begun = post(host, "/auth/login", {"name": "ada", "password": PASSWORD}).json
     assert begun["methods"] == []
     assert ask(f"{host}/orders/", begun["tempToken"])[0] == 401
-    ada = Phone("ada", post(host, "/mfa/enrol", {"tempToken": begun["tempToken"]}).json["manualEntryKey"])
+    ada = Phone(post(host, "/mfa/enrol", {"tempToken": begun["tempToken"]}).json["manualEntryKey"])
     shown = {"tempToken": begun["tempToken"], "totpCode": ada.code(), "rememberDevice": True}
     signed_in = post(host, "/mfa/verify-mfa", shown).json
     assert ask(f"{host}/orders/", signed_in["accessToken"]) == (200, {"orders": [], "of": "ada"})
@@ -272,28 +272,23 @@ class Place:
         return self._stack.enter_context(contextlib.closing(sqlite3.connect(self._folder / "instance" / name)))
 
 
-class Phone:
-    """Somebody's authenticator; a code works once, so each is of another step."""
-
-    def __init__(self, username: str, secret: str = "") -> None:
-        self.username, self.secret, self._last = username, secret, 0
-
-    def code(self) -> str:
-        self._last = max(self._last + 1, int(time.time()) // 30 - 1)
-        return totp(self.secret, self._last)
+class Customer(Phone):
+    def __init__(self, username: str) -> None:
+        super().__init__()
+        self.username = username
 
 
 class Shop:
     def __init__(self, place: Place, address: str) -> None:
         self.place, self.address = place, address
 
-    def add(self, username: str) -> Phone:
+    def add(self, username: str) -> "Customer":
         """Somebody with a password of the shop's."""
         if username != "ada":  # whom the first lines of the example add
             self.place.run(f"flask --app examples/flask_login_shop add-user {username}", PASSWORD)
-        return Phone(username)
+        return Customer(username)
 
-    def sign_up(self, who: Phone, **choices: str) -> Browser:
+    def sign_up(self, who: "Customer", **choices: str) -> Browser:
         """A browser on which somebody has signed in for the first time, with an authenticator."""
         browser = Browser(self.address)
         browser.get("/login")
