@@ -201,9 +201,33 @@ def test_signing_out_ends_it(proxy: "Proxy") -> None:
     kept = dict(browser.cookies)
     assert browser.post("/auth/sign-out", {"next": "/bye"}, Origin="https://evil.example").status == 403
     assert browser.get("/").text == "in"
-    assert browser.post("/auth/sign-out", {"next": "/bye"}).target == "/bye"
+    assert browser.post("/auth/sign-out?next=/bye").target == "/bye"
     browser.cookies = kept
     assert browser.get("/").target.startswith("/auth/sign-in")
+
+
+def test_signing_out_leads_nowhere_else(proxy: "Proxy") -> None:
+    assert proxy.browser().post("/auth/sign-out?next=https://evil.example/").target == "/"
+    assert proxy.browser().post("/auth/sign-out?next=https://app.example/bye").target == "/bye"
+
+
+@pytest.mark.parametrize("kept", ["//evil.example/", "https://evil.example/", "/\\evil.example", ""])
+@pytest.mark.parametrize("proxy", ["nginx"], indirect=True)
+def test_a_cookie_that_says_where_to_go_back_to_leads_nowhere_else(proxy: "Proxy", kept: str) -> None:
+    browser = proxy.browser()
+    browser.cookies["__Host-mfa_back"] = kept
+    assert browser.get("/_mfa/back").target == "/"
+    assert browser.cookies == {}
+
+
+def test_the_service_counts_by_the_address_that_the_proxy_sees(proxy: "Proxy", rows: Rows) -> None:
+    browser = proxy.browser()
+    browser.get("/auth/sign-in", X_Forwarded_For="203.0.113.9")
+    browser.submit(username="adé", password="wrong-horse")
+    form = {"username": "adé", "password": PASSWORD}
+    browser.follow(browser.post("/auth/sign-in", form, X_Forwarded_For="203.0.113.9"))
+    browser.submit(code=proxy.code())
+    assert {row["address"] for row in rows("SELECT address FROM mfa_sessions")} == {"127.0.0.1"}
 
 
 def test_a_host_that_is_not_ours_gets_nowhere(proxy: "Proxy") -> None:
@@ -325,7 +349,7 @@ class Proxy:
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows, behind: Behind) -> Iterator[Proxy]:
     binary = program(request.param)
-    address = serve(MFA_PUBLIC_URL="https://app.example", MFA_TOKEN_LOCATIONS="header,cookie", MFA_TRUSTED_PROXIES=1)
+    address = serve(**settings())
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         start = {"nginx": nginx, "caddy": caddy}[request.param]
@@ -333,6 +357,14 @@ def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows,
         ready = lambda: socket.create_connection(("127.0.0.1", port), 1).close()  # noqa: E731
         with running(command, ready=ready):
             yield Proxy(port, behind, *sign_in(address, rows))
+
+
+def settings() -> dict[str, str]:
+    """What the README starts the service with, for a proxy in front."""
+    section = (ROOT / "README.md").read_text().partition("## In front of anything")[2]
+    found = re.search(r"^(MFA_.*) make serve$", section, re.M)
+    assert found
+    return dict(pair.split("=", 1) for pair in found[1].split())
 
 
 @pytest.fixture
