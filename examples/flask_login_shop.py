@@ -9,7 +9,7 @@ flask --app examples/flask_login_shop run --port 9000
 import os
 
 import click
-from flask import Flask, redirect, request
+from flask import Flask, redirect, render_template_string, request
 from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.security import check_password_hash, generate_password_hash
@@ -37,6 +37,7 @@ class User(UserMixin, db.Model):
 
 login_manager.user_loader(lambda user_id: db.session.get(User, int(user_id)))
 mfa.user_loader(lambda identity: db.session.get(User, int(identity.external_id)))
+FORM = "<form method=post><input name=username><input name=password type=password><button>Sign in</button></form>"
 
 
 @app.route("/login", methods=["GET", "POST"])
@@ -44,7 +45,7 @@ def login():
     """The shop checks the password as it always did, and MFA goes on from there."""
     user = db.session.scalar(db.select(User).filter_by(username=request.form.get("username")))
     if user is None or not check_password_hash(user.password, request.form.get("password", "")):
-        return "<form method=post><input name=username><input name=password type=password><button>Sign in</form>"
+        return render_template_string(FORM)
     login_user(user)
     return mfa.begin(user, next=request.args.get("next", "/account"))
 
