@@ -1,12 +1,14 @@
-"""A shop with users of its own, in its own tables, signed in by Flask-Login: the second factor is what MFA adds.
+"""A shop with users and passwords of its own, signed in by Flask-Login: MFA adds the second factor.
 
-MFA_INSTANCE=instance flask mfa init
+flask mfa init
 flask --app examples/flask_login_shop mfa upgrade
-flask --app examples/flask_login_shop run
+flask --app examples/flask_login_shop add-user ada
+flask --app examples/flask_login_shop run --port 9000
 """
 
 import os
 
+import click
 from flask import Flask, redirect, render_template_string, request
 from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
 from flask_sqlalchemy import SQLAlchemy
@@ -14,11 +16,10 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from mfa_service import MFA, require_mfa
 
-app = Flask(__name__)
-app.config["SECRET_KEY"] = os.environ.get("SHOP_SECRET_KEY") or os.urandom(32)
-app.config["SQLALCHEMY_DATABASE_URI"] = os.environ.get("SHOP_DATABASE", "sqlite:///shop.db")
-app.config["MFA_TOKEN_LOCATIONS"] = "header,cookie"
-app.config["MFA_TOTP_ISSUER"] = "Shop"
+app = Flask(__name__, instance_path=os.path.abspath("instance"))
+app.config.from_mapping(SECRET_KEY=os.urandom(32), SQLALCHEMY_DATABASE_URI="sqlite:///shop.db")
+app.config.from_mapping({"MFA_TOKEN_LOCATIONS": "header,cookie", "MFA_TOTP_ISSUER": "Shop"})
+app.config.from_prefixed_env()  # FLASK_SECRET_KEY, FLASK_SQLALCHEMY_DATABASE_URI
 
 db = SQLAlchemy(app)
 login_manager = LoginManager(app)
@@ -34,21 +35,9 @@ class User(UserMixin, db.Model):
     password = db.Column(db.String(255), nullable=False)
 
 
-@login_manager.user_loader
-def load_user(user_id):
-    """Who the shop's own session is of."""
-    return db.session.get(User, int(user_id))
-
-
-@mfa.user_loader
-def load_user_of_token(identity):
-    """Whose token or cookie this is: nobody's if the shop has deleted the user."""
-    return load_user(identity.external_id)
-
-
-FORM = (
-    """<form method="post"><input name="username"><input name="password" type="password"><button>Go</button></form>"""
-)
+login_manager.user_loader(lambda user_id: db.session.get(User, int(user_id)))
+mfa.user_loader(lambda identity: db.session.get(User, int(identity.external_id)))
+FORM = "<form method=post><input name=username><input name=password type=password><button>Sign in</button></form>"
 
 
 @app.route("/login", methods=["GET", "POST"])
@@ -59,12 +48,6 @@ def login():
         return render_template_string(FORM)
     login_user(user)
     return mfa.begin(user, next=request.args.get("next", "/account"))
-
-
-@app.get("/")
-def shelf():
-    """Open to everybody."""
-    return "books"
 
 
 @app.get("/account")
@@ -88,12 +71,24 @@ def logout():
     """Both sessions end."""
     mfa.end()
     logout_user()
-    return redirect("/")
+    return redirect("/login")
 
 
-with app.app_context():
+@app.cli.command("add-user")
+@click.argument("username")
+@click.password_option()
+def add_user(username, password):
+    """Take somebody in, with a password of the shop's."""
     db.create_all()
-    if os.environ.get("SHOP_FIRST_USER") and not db.session.scalar(db.select(User)):
-        username, _, password = os.environ["SHOP_FIRST_USER"].partition(":")
-        db.session.add(User(username=username, password=generate_password_hash(password)))
-        db.session.commit()
+    db.session.add(User(username=username, password=generate_password_hash(password)))
+    db.session.commit()
+
+
+@app.cli.command("delete-user")
+@click.argument("username")
+def delete_user(username):
+    """Delete somebody, and let MFA forget whom it knew by that id: SQLite gives it to the next one."""
+    user = db.session.execute(db.select(User).filter_by(username=username)).scalar_one()
+    mfa.accounts.unlink(user.id)
+    db.session.delete(user)
+    db.session.commit()

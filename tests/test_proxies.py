@@ -1,11 +1,16 @@
-"""nginx and Caddy, run for real with the configurations that we ship, in front of an app that knows nothing of us."""
+"""nginx and Caddy, run for real with the configurations that we ship, in front of an app that knows nothing of us.
 
+TLS would be in front of them; the browsers of these tests speak as if there were some.
+"""
+
+import itertools
 import json
 import re
 import shutil
 import socket
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,9 +21,10 @@ from typing import Any
 
 import pytest
 
+from tests.browsers import Browser, Phone
 from tests.bursts import post
 from tests.conftest import ROOT, free_port, program, running
-from tests.factories import PASSWORD, totp
+from tests.factories import PASSWORD
 from tests.services import Rows
 
 pytestmark = [pytest.mark.services, pytest.mark.parametrize("database", ["sqlite"], indirect=True)]
@@ -77,24 +83,169 @@ def test_uploads_pass_untouched(proxy: "Proxy") -> None:
     assert proxy.behind.bodies == [body]
 
 
-def test_a_websocket_is_upgraded(proxy: "Proxy") -> None:
+def test_a_large_upload_streams_through(proxy: "Proxy") -> None:
+    head = f"POST / HTTP/1.1\r\nHost: app.example\r\nAuthorization: {proxy.bearer['Authorization']}\r\n"
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as connection:
-        lines = [
-            "GET /socket HTTP/1.1",
-            "Host: app.example",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-            "Sec-WebSocket-Version: 13",
-            f"Authorization: {proxy.bearer['Authorization']}",
-        ]
-        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
-        assert connection.recv(1024).startswith(b"HTTP/1.1 101")
-        connection.sendall(b"ping")
-        assert connection.recv(1024).endswith(b"ping")
+        connection.sendall(f"{head}Content-Length: {2 * len(HALF)}\r\n\r\n".encode() + HALF)
+        assert within(5, lambda: proxy.behind.seen), "the app behind hears of it before it is all there"
+        connection.sendall(HALF)
+        assert connection.recv(1024).startswith(b"HTTP/1.1 200")
+    assert proxy.behind.bodies == [HALF * 2]
+
+
+def test_a_websocket_is_upgraded(proxy: "Proxy") -> None:
+    assert proxy.handshake(proxy.bearer).startswith(b"HTTP/1.1 101")
+
+
+# ── browsers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_browser_is_sent_to_sign_in_and_back_to_the_page(proxy: "Proxy") -> None:
+    browser = proxy.browser()
+    page = browser.get("/books?sort=year")
+    assert page.status == 303
+    assert page.target.startswith("/auth/sign-in?next=")
+    assert page.headers["Cache-Control"] == "no-store"
+    assert proxy.behind.seen == []
+
+    assert "Sign in" in browser.follow(page).text
+    assert browser.get("/auth/pages.css").headers["Content-Type"].startswith("text/css")
+    browser.follow(page)
+    browser.follow(browser.submit(username="adé", password=PASSWORD))
+    assert browser.page.path.startswith("/auth/code?next=")
+    arrived = browser.follow(browser.submit(code=proxy.code()))
+    assert (arrived.path, arrived.text) == ("/books?sort=year", "in")
+    assert proxy.behind.seen[-1]["x-auth-subject"] == [proxy.user_id]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/books?by=Woolf&sort=year",
+        "/caf%C3%A9/100%25?q=a%26b+c&r=%2F",
+        "/a+b",
+        "/a;b?c",
+        "/?next=https://evil.example/&x=1",
+    ],
+)
+def test_the_page_is_found_again_with_its_query(proxy: "Proxy", path: str) -> None:
+    browser = proxy.browser()
+    browser.follow(browser.get(path))
+    browser.follow(browser.submit(username="adé", password=PASSWORD))
+    assert browser.follow(browser.submit(code=proxy.code())).path == path
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "//evil.example/?a=1&b=%20"])
+def test_nobody_is_sent_to_another_origin(proxy: "Proxy", path: str) -> None:
+    browser = proxy.browser()
+    browser.follow(browser.get(path))
+    browser.follow(browser.submit(username="adé", password=PASSWORD))
+    page = browser.submit(code=proxy.code())
+    while page.status in (302, 303):
+        assert re.match(r"/(?![/\\])", page.target), page.target
+        page = browser.get(page.target)
+
+
+def test_programs_get_the_refusal_and_no_page(proxy: "Proxy") -> None:
+    accepts_pages = {"Accept": "text/html"}
+    for headers in ({"Accept": "application/json"}, {"Accept": "*/*"}, accepts_pages | {"Authorization": "Bearer x"}):
+        answer = proxy.browser().get("/", **headers)
+        assert answer.status == 401
+        assert answer.headers.get_all("WWW-Authenticate")[0].startswith("Bearer")
+        assert len(answer.headers.get_all("WWW-Authenticate")) == 1
+        assert json.loads(answer.text)["code"]
+    assert proxy.browser().post("/").status == 401, "what a form was about to do can't be done by going there"
+
+
+def test_a_form_passes_from_a_page_of_this_site_alone(proxy: "Proxy") -> None:
+    browser = proxy.signed_in()
+    assert browser.post("/pay", {"sum": "1"}).text == "in"
+    assert proxy.behind.bodies[-1] == b"sum=1"
+    passed = len(proxy.behind.seen)
+    foreign: list[dict[str, str]] = [
+        {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.app.example", "Sec-Fetch-Site": "same-site"},
+        {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+    ]
+    tricks = [{}, {"X-Forwarded-Method": "GET"}, {"X_Forwarded_Method": "GET"}, {"X-HTTP-Method-Override": "GET"}]
+    for headers, trick in itertools.product(foreign, tricks):
+        assert browser.send("POST", "/pay", {"sum": "1"}, headers | trick).status == 403
+    assert browser.send("POST", "/pay", {"sum": "1"}, {}).status == 403, "nor without a word of where it is from"
+    assert browser.send("GET", "/", None, {"Origin": "https://evil.example"}).status == 403
+    assert len(proxy.behind.seen) == passed
+
+
+def test_a_websocket_of_a_browser_opens_from_a_page_of_this_site_alone(proxy: "Proxy") -> None:
+    cookie = {"Cookie": proxy.signed_in().cookie}
+    assert proxy.handshake(cookie | {"Origin": "https://app.example"}).startswith(b"HTTP/1.1 101")
+    passed = len(proxy.behind.seen)
+    for refused in (cookie | {"Origin": "https://evil.example"}, cookie | {"Origin": "null"}):
+        assert proxy.handshake(refused).startswith(b"HTTP/1.1 403")
+    assert proxy.handshake({"Origin": "https://app.example"}).startswith(b"HTTP/1.1 401")
+    assert len(proxy.behind.seen) == passed
+
+
+def test_a_browser_whose_factor_is_old_is_asked_for_the_code_alone(proxy: "Proxy", rows: Rows) -> None:
+    browser = proxy.signed_in()
+    assert browser.get("/admin/users").text == "in"
+    rows("UPDATE mfa_sessions SET authenticated_at = datetime(authenticated_at, '-10 minutes')")
+    assert browser.get("/").text == "in"
+    page = browser.get("/admin/users?page=2")
+    assert page.target.startswith("/auth/code?next=")
+    browser.follow(page)
+    assert browser.follow(browser.submit(code=proxy.code())).path == "/admin/users?page=2"
+
+
+def test_signing_out_ends_it(proxy: "Proxy") -> None:
+    browser = proxy.signed_in()
+    kept = dict(browser.cookies)
+    assert browser.post("/auth/sign-out", {"next": "/bye"}, Origin="https://evil.example").status == 403
+    assert browser.get("/").text == "in"
+    assert browser.post("/auth/sign-out?next=/bye").target == "/bye"
+    browser.cookies = kept
+    assert browser.get("/").target.startswith("/auth/sign-in")
+
+
+def test_signing_out_leads_nowhere_else(proxy: "Proxy") -> None:
+    assert proxy.browser().post("/auth/sign-out?next=https://evil.example/").target == "/"
+    assert proxy.browser().post("/auth/sign-out?next=https://app.example/bye").target == "/bye"
+
+
+@pytest.mark.parametrize("kept", ["//evil.example/", "https://evil.example/", "/\\evil.example", ""])
+@pytest.mark.parametrize("proxy", ["nginx"], indirect=True)
+def test_a_cookie_that_says_where_to_go_back_to_leads_nowhere_else(proxy: "Proxy", kept: str) -> None:
+    browser = proxy.browser()
+    browser.cookies["__Host-mfa_back"] = kept
+    assert browser.get("/_mfa/back").target == "/"
+    assert browser.cookies == {}
+
+
+def test_the_service_counts_by_the_address_that_the_proxy_sees(proxy: "Proxy", rows: Rows) -> None:
+    browser = proxy.browser()
+    browser.get("/auth/sign-in", X_Forwarded_For="203.0.113.9")
+    browser.submit(username="adé", password="wrong-horse")
+    form = {"username": "adé", "password": PASSWORD}
+    browser.follow(browser.post("/auth/sign-in", form, X_Forwarded_For="203.0.113.9"))
+    browser.submit(code=proxy.code())
+    assert {row["address"] for row in rows("SELECT address FROM mfa_sessions")} == {"127.0.0.1"}
+
+
+def test_a_host_that_is_not_ours_gets_nowhere(proxy: "Proxy") -> None:
+    page = proxy.browser().get("/auth/sign-in", Host="evil.example")
+    assert "evil.example" not in page.text + str(page.headers)
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+HALF = bytes(range(256)) * 8192
+
+
+def within(seconds: float, happens: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not happens() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(happens())
 
 
 class Behind(ThreadingHTTPServer):
@@ -149,6 +300,7 @@ class Proxy:
     token: str
     by_device: str
     pending: str
+    phone: "Phone"
 
     @property
     def bearer(self) -> dict[str, str]:
@@ -166,11 +318,38 @@ class Proxy:
             with refusal:
                 return refusal
 
+    def handshake(self, headers: dict[str, str]) -> bytes:
+        """What a websocket is answered; one that opens has to echo."""
+        lines = ["GET /socket HTTP/1.1", "Host: app.example", "Connection: Upgrade", "Upgrade: websocket"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+            answer = connection.recv(1024)
+            if answer.startswith(b"HTTP/1.1 101"):
+                connection.sendall(b"ping")
+                assert connection.recv(1024).endswith(b"ping")
+            return answer
+
+    def browser(self) -> Browser:
+        return Browser(f"http://127.0.0.1:{self.port}", "https://app.example")
+
+    def signed_in(self) -> Browser:
+        """A browser on which somebody has signed in by the pages."""
+        browser = self.browser()
+        browser.get("/auth/sign-in")
+        browser.follow(browser.submit(username="adé", password=PASSWORD))
+        assert browser.follow(browser.submit(code=self.code())).text == "in"
+        return browser
+
+    def code(self) -> str:
+        return self.phone.code()
+
 
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows, behind: Behind) -> Iterator[Proxy]:
     binary = program(request.param)
-    address = serve(MFA_ALLOWED_HOSTS="auth.example")
+    address = serve(**settings())
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         start = {"nginx": nginx, "caddy": caddy}[request.param]
@@ -178,6 +357,14 @@ def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows,
         ready = lambda: socket.create_connection(("127.0.0.1", port), 1).close()  # noqa: E731
         with running(command, ready=ready):
             yield Proxy(port, behind, *sign_in(address, rows))
+
+
+def settings() -> dict[str, str]:
+    """What the README starts the service with, for a proxy in front."""
+    section = (ROOT / "README.md").read_text().partition("## In front of anything")[2]
+    found = re.search(r"^(MFA_.*) make serve$", section, re.M)
+    assert found
+    return dict(pair.split("=", 1) for pair in found[1].split())
 
 
 @pytest.fixture
@@ -214,15 +401,13 @@ def addressed(text: str, port: int, address: str, behind: int) -> str:
     return re.sub(r":8080\b", f":{port}", replaced)
 
 
-def sign_in(address: str, rows: Rows) -> tuple[str, str, str, str]:
-    """The id of somebody with a role, their token, one of a remembered device, and a pending one."""
-    import time
-
+def sign_in(address: str, rows: Rows) -> tuple[str, str, str, str, Phone]:
+    """The id of somebody with a role, their token, one of a remembered device, a pending one, and their phone."""
     who = {"username": "adé", "password": PASSWORD}
-    secret = post(address, "/auth/register", who | {"email": "ada@example.com"}).json["manualEntryKey"]
+    phone = Phone(post(address, "/auth/register", who | {"email": "ada@example.com"}).json["manualEntryKey"])
     rows("INSERT INTO mfa_user_roles (user_id, role) SELECT id, 'staff' FROM mfa_users")
     body = {"tempToken": post(address, "/auth/login", who).json["tempToken"], "rememberDevice": True}
-    signed_in = post(address, "/auth/verify-mfa", body | {"totpCode": totp(secret, int(time.time()) // 30)}).json
+    signed_in = post(address, "/auth/verify-mfa", body | {"totpCode": phone.code()}).json
     by_device = post(address, "/auth/login", who | {"deviceToken": signed_in["deviceToken"]}).json["accessToken"]
     pending = post(address, "/auth/login", who).json["tempToken"]
-    return rows("SELECT id FROM mfa_users")[0]["id"], signed_in["accessToken"], by_device, pending
+    return rows("SELECT id FROM mfa_users")[0]["id"], signed_in["accessToken"], by_device, pending, phone
