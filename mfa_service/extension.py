@@ -131,11 +131,14 @@ class MFA(Host):
         return self._begin(user, next, offers_factor=False)
 
     def end(self) -> None:
-        """End the session of this browser when the current request is answered: for the host's own sign-out."""
+        """End the session of this browser, for the host's own sign-out; wherever the request comes from."""
+        found = self.login.find_by_cookie(cookies.read("session") or "")
+        if found:
+            self.login.sign_out(found[0], self.client, everywhere=False)
 
         @after_this_request
-        def leave(response: Response) -> Response:
-            pages.end_session(response)
+        def forget(response: Response) -> Response:
+            pages.forget(response)
             return response
 
     # ── what the mount asks of its host ──────────────────────────────────────────────────────────

@@ -42,9 +42,13 @@ class Challenges:
 
     def ensure_open(self, pending: Pending, client: ClientInfo) -> None:
         """Refuse with InvalidPendingToken unless the challenge could still be attempted."""
-        found = select(Challenge.id).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
-        if self._session.scalar(found) is None:
+        if not self.is_open(pending):
             self._refuse(pending, client)
+
+    def is_open(self, pending: Pending) -> bool:
+        """Whether the challenge could still be attempted."""
+        found = select(Challenge.id).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
+        return self._session.scalar(found) is not None
 
     def close(self, pending: Pending, client: ClientInfo) -> None:
         """Use the challenge up. Raises InvalidPendingToken if another request was faster."""

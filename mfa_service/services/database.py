@@ -39,6 +39,8 @@ _EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
 _CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{1,22})", re.ASCII)
 #: Rows on a page of a list.
 PAGE = 50
+#: So that a request which waits for the database is answered before gunicorn or the proxy gives up, in seconds.
+_POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -75,7 +77,12 @@ def options_for(url: str) -> dict[str, Any]:
         "max_overflow": 20,
         "pool_timeout": 5,
         "hide_parameters": True,
-        "connect_args": {"connect_timeout": 5},
+        "connect_args": {
+            "connect_timeout": 5,
+            "options": " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items()),
+            # Statements that a server connection remembers are strangers to the next client of a PgBouncer.
+            "prepare_threshold": None,
+        },
     }
 
 

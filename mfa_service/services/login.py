@@ -180,6 +180,15 @@ class Login:
         signed_in = self._sign_in(user, ("pwd",), client, step=PASSWORD, wants_cookie=wants_cookie)
         return PasswordOnly(signed_in, pending, deadline)
 
+    @reading
+    def find_methods(self, token: str) -> tuple[str, ...] | None:
+        """The second factors of who waits behind a pending token; None for a token that is no longer good."""
+        try:
+            pending = self.verifier.pending(token, now=self.now().timestamp())
+        except MFAError:
+            return None
+        return self.factors.methods_of(pending.user_id) if self.challenges.is_open(pending) else None
+
     @unit_of_work
     def complete(
         self,

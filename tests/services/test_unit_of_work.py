@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, false, func, literal, select, text
 
 from mfa_service.config import Settings
 from mfa_service.errors import InvalidCode, SealBroken, Unavailable
+from mfa_service.models import AuditEvent, User
 from mfa_service.services import Services
 from mfa_service.services.audit import Event, Recorded
+from mfa_service.services.database import options_for
 from mfa_service.services.unit_of_work import TRIES, reading, unit_of_work
 from tests.conftest import Clock, free_port
 from tests.services import CLIENT, Rows, at_once
@@ -334,6 +336,75 @@ def test_our_connections_write_ahead_and_keep_foreign_keys(services: Services) -
         return [services.session.scalar(text(f"PRAGMA {name}")) for name in names]
 
     assert services.unit.run(pragmas, writes=False) == ["wal", 1, 2]
+
+
+# ── a single statement that reads ────────────────────────────────────────────────────────────────
+
+
+def test_a_single_statement_needs_no_session_and_no_transaction(services: Services) -> None:
+    statements: list[str] = []
+    event.listen(services.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    assert services.unit.fetch(select(literal(1)), {}) == (1,)
+    assert services.unit.fetch(select(literal(1)).where(false()), {}) is None
+    assert [statement for statement in statements if not statement.startswith("SELECT")] == []
+    assert services.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_within_a_unit_it_sees_what_the_unit_has_done(diary: Diary, services: Services) -> None:
+    count = select(func.count()).select_from(AuditEvent)
+    assert diary.write("a", then=lambda: services.unit.fetch(count, {})) == (1,)
+    assert services.unit.fetch(count, {}) == (1,)
+
+
+def test_after_it_the_next_unit_on_the_same_connection_is_a_transaction(config: dict[str, Any], clock: Clock) -> None:
+    engine = create_engine(config["MFA_DATABASE_URL"], pool_size=1, max_overflow=0)
+    narrow = Services(Settings.load(config), engine, clock)
+    count = select(func.count()).select_from(AuditEvent)
+    narrow.unit.fetch(count, {})
+    with pytest.raises(Crash):
+        Diary(narrow).write("a", then=raising(Crash))
+    assert narrow.unit.fetch(count, {}) == (0,)
+    narrow.close()
+
+
+def test_without_a_database_it_is_unavailable(config: dict[str, Any], clock: Clock) -> None:
+    address = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    lonely = Services(Settings.load(config), create_engine(address), clock)
+    with pytest.raises(Unavailable):
+        lonely.unit.fetch(select(literal(1)), {})
+    lonely.close()
+
+
+# ── PostgreSQL that is slow ──────────────────────────────────────────────────────────────────────
+
+
+@only_postgresql
+def test_who_waits_for_a_lock_is_answered_in_time(config: dict[str, Any], clock: Clock, diary: Diary) -> None:
+    url = config["MFA_DATABASE_URL"]
+    served = Services(Settings.load(config), create_engine(url, **options_for(url)), clock)
+    diary.write("a")
+    with create_engine(url).begin() as connection:
+        connection.execute(text("LOCK TABLE mfa_users IN ACCESS EXCLUSIVE MODE"))
+        start = time.monotonic()
+        with pytest.raises(Unavailable):
+            served.unit.fetch(select(User.id), {})
+        assert 4 < time.monotonic() - start < 15
+    connection.engine.dispose()
+    assert served.unit.fetch(select(User.id), {}) is None
+    served.close()
+
+
+@only_postgresql
+def test_no_statement_and_no_transaction_lasts_for_ever(config: dict[str, Any]) -> None:
+    url = config["MFA_DATABASE_URL"]
+    engine = create_engine(url, **options_for(url))
+    with engine.connect() as connection:
+        shown = [
+            connection.execute(text(f"SHOW {name}")).scalar()
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    engine.dispose()
+    assert shown == ["20s", "5s", "1min"]
 
 
 # ── fixtures ─────────────────────────────────────────────────────────────────────────────────────
