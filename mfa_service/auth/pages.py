@@ -17,6 +17,7 @@ from mfa_service.answers import answer
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn
+from mfa_service.services.sessions import Found
 from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.blueprint import ensure_ready, make_blueprint
 from mfa_service.web.client import client_info
@@ -34,6 +35,7 @@ def ensure_from_here() -> None:
     """Refuse forms of other origins, and bodies that no form of ours has."""
     request.max_content_length = request.max_form_memory_size = MAX_BYTES
     if request.method == "POST":
+        _ = request.form  # what is too large is refused now, not while a page for another refusal is made
         ensure_own_origin(request.method)
 
 
@@ -83,9 +85,10 @@ def _add_sign_in(state: BlueprintSetupState) -> None:
 @page
 def code() -> Answer:
     """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
-    found = cookies.find_session()
-    can_step_up = found is not None and found[0].is_complete
-    return _page("code.html") if cookies.read("pending") or can_step_up else _start()
+    if cookies.read("pending"):
+        return _page("code.html", can_scan=_lacks_factor())
+    found = _find_session()
+    return _page("code.html") if found and found[0].is_complete else _start()
 
 
 @blueprint.post("/code")
@@ -117,7 +120,7 @@ def authenticator() -> Answer:
     """Ask whether to make a secret: looking at a page must not make one."""
     if not cookies.read("pending"):
         return _start()
-    return _page("authenticator.html", may_wait=cookies.find_session() is not None)
+    return _page("authenticator.html", may_wait=_find_session() is not None)
 
 
 @blueprint.post("/authenticator")
@@ -130,7 +133,7 @@ def enrol() -> Answer:
         enrolment = services().login.enrol(cookies.read("pending") or "", client_info(), ticket)
     except MFAError as refusal:
         return _again(refusal, "authenticator.html", wants_ticket=isinstance(refusal, FactorExists))
-    return _page("scan.html", enrolment=enrolment)
+    return _page("scan.html", enrolment=enrolment, can_repeat=ticket is None)
 
 
 @blueprint.post("/sign-out")
@@ -195,10 +198,10 @@ def _prove(proof: Proof, form: str) -> Answer:
     pending, login = cookies.read("pending"), services().login
     try:
         if pending:
-            remember = Remember(request.user_agent.string[:64]) if "remember" in request.form else None
+            remember = Remember(client_info().user_agent[:64]) if "remember" in request.form else None
             signed_in = login.complete(pending, proof, client_info(), remember, wants_cookie=True)
             return _arrive(signed_in, _welcome(signed_in))
-        found = cookies.find_session()
+        found = _find_session()
         if found is None:
             raise NoToken
         login.step_up(found[0], proof, client_info())
@@ -210,10 +213,27 @@ def _prove(proof: Proof, form: str) -> Answer:
 def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     """The form once more, with what was wrong; from the beginning where the pending token is no longer good."""
     if not isinstance(refusal, InvalidPendingToken | NoToken):
-        return _page(form, refusal, **context)
+        return _page(form, refusal, can_scan=_lacks_factor(), **context)
     response = _start()
     cookies.drop(response, "pending")
     return response
+
+
+def _find_session() -> Found | None:
+    """Who is signed in; nobody if somebody else has signed in to the host with this browser."""
+    found, host = cookies.find_session(), current_mount().host
+    is_other = found is not None and host is not None and found[0].external_id != host.find_current_id()
+    return None if is_other else found
+
+
+def _lacks_factor() -> bool:
+    """Whether who is asked for a code has confirmed no authenticator so far, and may need another look at a QR code."""
+    ours = services()
+    try:
+        waiting = ours.verifier.pending(cookies.read("pending") or "", now=ours.clock())
+    except MFAError:
+        return False
+    return not ours.unit.run(lambda: ours.factors.methods_of(waiting.user_id), writes=False)
 
 
 def _start() -> Answer:
@@ -245,7 +265,8 @@ def _arrive(signed_in: SignedIn, response: Answer) -> Answer:
 
 def _page(template: str, refusal: MFAError | None = None, **context: Any) -> Response:
     """A page; with a refusal its sentence and its status, so that scripts and limits see what happened."""
-    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url} | context
+    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url}
+    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
     response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else 200)
     if refusal and refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
