@@ -214,9 +214,7 @@ def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     """The form once more, with what was wrong; from the beginning where the pending token is no longer good."""
     if not isinstance(refusal, InvalidPendingToken | NoToken):
         return _page(form, refusal, can_scan=_lacks_factor(), **context)
-    response = _start()
-    cookies.drop(response, "pending")
-    return response
+    return _start()
 
 
 def _find_session() -> Found | None:
@@ -238,10 +236,12 @@ def _lacks_factor() -> bool:
 
 def _start() -> Answer:
     host = current_mount().host
-    if host is None:
-        return redirect(_url("show_sign_in", next=_next()), 303)
-    response: Answer | None = host.continue_current(_next())
-    return response or _page("problem.html", NoToken())
+    begun: Answer | None = host.continue_current(_next()) if host else None
+    if begun:
+        return begun
+    response = _page("problem.html", NoToken()) if host else redirect(_url("show_sign_in", next=_next()), 303)
+    cookies.drop(response, "pending")
+    return response
 
 
 def _welcome(signed_in: SignedIn) -> Answer:
