@@ -139,12 +139,17 @@ def watched(context: Any, complaints: list[str]) -> Any:
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             complaints.append(message.text)
 
+    def check(response: Any) -> None:
+        if response.status >= 400 and response.request.resource_type != "document":
+            complaints.append(f"{response.url}: {response.status}")
+
     def look(_page: Any) -> None:
         overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if overhang > 0:
             complaints.append(f"{page.url} is too wide by {overhang}")
 
     page.on("console", listen)
+    page.on("response", check)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
     page.look = look
