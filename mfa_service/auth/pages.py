@@ -96,7 +96,8 @@ def code() -> Answer:
 @page
 def verify() -> Answer:
     """Take a code of the authenticator."""
-    return _prove(Proof("totp", request.form.get("code", "").strip()), "code.html")
+    # Apps show it in two halves, and so do people type it.
+    return _prove(Proof("totp", "".join(request.form.get("code", "").split())), "code.html")
 
 
 @blueprint.get("/recovery-code")
@@ -120,7 +121,8 @@ def authenticator() -> Answer:
     """Ask whether to make a secret: looking at a page must not make one."""
     if not cookies.read("pending"):
         return _start()
-    return _page("authenticator.html", may_wait=_find_session() is not None)
+    found = _find_session()
+    return _page("authenticator.html", may_wait=found is not None and found[0].user_id == _find_waiting())
 
 
 @blueprint.post("/authenticator")
@@ -224,14 +226,18 @@ def _find_session() -> Found | None:
     return None if is_other else found
 
 
+def _find_waiting() -> str | None:
+    """Whose password was right, and whose second factor is still to come."""
+    try:
+        return services().verifier.pending(cookies.read("pending") or "", now=services().clock()).user_id
+    except MFAError:
+        return None
+
+
 def _lacks_factor() -> bool:
     """Whether who is asked for a code has confirmed no authenticator so far, and may need another look at a QR code."""
-    ours = services()
-    try:
-        waiting = ours.verifier.pending(cookies.read("pending") or "", now=ours.clock())
-    except MFAError:
-        return False
-    return not ours.unit.run(lambda: ours.factors.methods_of(waiting.user_id), writes=False)
+    ours, user_id = services(), _find_waiting()
+    return user_id is not None and not ours.unit.run(lambda: ours.factors.methods_of(user_id), writes=False)
 
 
 def _start() -> Answer:

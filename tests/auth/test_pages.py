@@ -64,10 +64,13 @@ def test_later_sign_ins_ask_for_the_code_and_lead_on(browser: Browser, ready: Pe
     assert browser.get("/api/profile").json["username"] == "ada"
 
 
-def test_a_code_may_be_typed_with_a_space_around_it(browser: Browser, ready: Person, clock: Clock) -> None:
-    browser.sign_in(ready)
-    browser.follow()
-    assert browser.press(code=f" {ready.code(clock())} ").status_code == 303
+def test_a_code_may_be_typed_as_phones_show_it(browser: Browser, ready: Person, clock: Clock) -> None:
+    for shown in ("{0}{1}", " {0} {1} ", "{0}\N{NO-BREAK SPACE}{1}"):
+        browser.sign_in(ready)
+        browser.follow()
+        code = ready.code(clock())
+        assert browser.press(code=shown.format(code[:3], code[3:])).status_code == 303
+        clock.advance(30)
 
 
 def test_a_recovery_code_stands_in_for_the_phone_and_works_once(browser: Browser, ada: Person, clock: Clock) -> None:
@@ -165,6 +168,15 @@ def test_who_has_one_is_not_told_to_make_another(browser: Browser, ready: Person
     assert SCAN not in browser.page.links
     browser.press(code="000000")
     assert SCAN not in browser.page.links
+
+
+def test_not_now_is_for_who_is_signed_in_already_and_not_for_whoever_was_here_before(
+    browser: Browser, ready: Person, app: Flask, clock: Clock
+) -> None:
+    enter(browser, ready, clock)
+    browser.sign_in(register(app.test_client(), "bob"), "/there")
+    browser.follow()
+    assert "Not now" not in browser.page.links
 
 
 def test_whose_factors_were_reset_needs_the_ticket(
