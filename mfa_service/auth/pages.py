@@ -6,7 +6,7 @@ has to come from a page of this origin, and leads back to a place on it.
 """
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flask import Response, make_response, redirect, render_template, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
@@ -25,6 +25,9 @@ from mfa_service.web.contract import MAX_BYTES, limited
 from mfa_service.web.files import OURS, answer_with
 from mfa_service.web.limits import current_limits
 from mfa_service.web.security import ensure_own_origin, own_origins, page
+
+#: What a URL holds as it is (RFC 3986), beside letters and digits; anything else in it is percent-encoded.
+_IN_URLS = "%/?#[]@!$&'()*+,;=:"
 
 blueprint = make_blueprint("pages", template_folder="../templates")
 blueprint.before_request(ensure_ready)
@@ -181,7 +184,7 @@ def answer_browser(refusal: MFAError) -> Answer:
         return answer(refusal)
     # What a form was about to do can't be done again by going there.
     came_from = urlsplit(request.referrer or "").path
-    following = request.script_root + request.full_path.rstrip("?") if request.method == "GET" else came_from
+    following = _here() if request.method == "GET" else came_from
     return redirect(_url("code", next=safe_next(following)), 303)
 
 
@@ -190,10 +193,16 @@ def safe_next(target: str) -> str:
     for origin in own_origins():
         target = target.removeprefix(origin) if target.startswith(f"{origin}/") else target
     is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target
-    return target if is_path and target.isascii() and target.isprintable() else "/"
+    return quote(target, safe=_IN_URLS) if is_path and target.isprintable() else "/"
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _here() -> str:
+    """Where this request went, as a browser writes it."""
+    path, query = request.script_root + request.path, quote(request.query_string, safe=_IN_URLS)
+    return quote(path, safe="/") + (f"?{query}" if query else "")
 
 
 def _prove(proof: Proof, form: str) -> Answer:

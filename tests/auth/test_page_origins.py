@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
-from werkzeug.urls import iri_to_uri
 
 from mfa_service.services.administration import By, Changes
 from tests.conftest import Clock
@@ -237,9 +236,6 @@ ELSEWHERE = [
     "/\x7f",
     "/\x85/evil.example",
     "/\N{NO-BREAK SPACE}/evil.example",
-    "/\N{FULLWIDTH SOLIDUS}evil.example",
-    "/\N{IDEOGRAPHIC FULL STOP}",
-    "/ünicode",
     "\N{ZERO WIDTH SPACE}//evil.example",
     "there",
     "?there",
@@ -260,10 +256,14 @@ HERE = {
     "http://localhost/": "/",
     "http://localhost/there?a=b": "/there?a=b",
     "http://127.0.0.1:8000/there": "/there",
-    "/<script>alert(1)</script>": "/<script>alert(1)</script>",
-    '/"><script>alert(1)</script>': '/"><script>alert(1)</script>',
+    "/münchen?q=ü": "/m%C3%BCnchen?q=%C3%BC",
+    "/\N{FULLWIDTH SOLIDUS}evil.example": "/%EF%BC%8Fevil.example",
+    "/\N{IDEOGRAPHIC FULL STOP}": "/%E3%80%82",
+    "/a b": "/a%20b",
+    "/<script>alert(1)</script>": "/%3Cscript%3Ealert(1)%3C/script%3E",
+    '/"><script>alert(1)</script>': "/%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
     "/'onmouseover='alert(1)": "/'onmouseover='alert(1)",
-    "/{{ 7 * 7 }}": "/{{ 7 * 7 }}",
+    "/{{ 7 * 7 }}": "/%7B%7B%207%20*%207%20%7D%7D",
 }
 
 
@@ -274,9 +274,7 @@ def test_nothing_leads_to_another_origin(browser: Browser, target: str) -> None:
 
 @pytest.mark.parametrize("target", HERE, ids=ascii)
 def test_a_place_on_this_origin_is_gone_to_and_escaped_in_pages(browser: Browser, target: str) -> None:
-    [place] = led_to(browser, target)
-    # What a path can't hold is percent-encoded on its way.
-    assert place in (HERE[target], as_location(HERE[target]))
+    assert led_to(browser, target) == {HERE[target]}
 
 
 def test_what_was_typed_never_becomes_a_part_of_the_page(browser: Browser) -> None:
@@ -337,11 +335,7 @@ def led_to(browser: Browser, target: str) -> set[str]:
             places.add(browser.page.links["Go on"])
     browser.answer = browser.client.get("/auth/sign-in", query_string={"next": target})
     places.add(browser.page.forms[0].fields["next"])
-    return {as_location(place) for place in places} if len(places) > 1 else places
-
-
-def as_location(place: str) -> str:
-    return iri_to_uri(place)
+    return places
 
 
 def refuse(answer: TestResponse, why: str = "") -> None:

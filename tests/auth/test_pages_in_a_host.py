@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask, redirect, request, session
@@ -99,6 +100,29 @@ def test_a_view_that_needs_it_fresh_asks_again_and_leads_back(browser: Browser, 
     browser.follow()
     assert browser.press(code=now(secret, clock)).headers["Location"] == "/payment?of=5"
     assert browser.follow().text == "paid by 7"
+
+
+@pytest.mark.parametrize(
+    "name", ["münchen", "a b", "100%", "a?b", "a#b", "%2e%2e", '"><b>', "東京", "a+b", "a\\b"], ids=ascii
+)
+def test_a_place_is_come_back_to_whatever_letters_it_is_made_of(
+    browser: Browser, secret: str, clock: Clock, name: str
+) -> None:
+    place = f"/shelf/{quote(name)}?of={quote(name)}&x=1+2"
+    browser.get(place)
+    browser.follow()
+    browser.post("/login", {"user": "7", "next": "/account"})
+    browser.get(place)
+    browser.follow()
+    assert browser.press(code=now(secret, clock)).headers["Location"] == place
+    assert browser.follow().json == [name, name, "1 2"]
+
+
+def test_the_host_may_say_where_to_go_in_letters(browser: Browser, secret: str, clock: Clock) -> None:
+    browser.post("/login", {"user": "7", "next": "/shelf/münchen?of=東京&x=1"})
+    browser.follow()
+    browser.press(code=now(secret, clock))
+    assert browser.follow().json == ["münchen", "東京", "1"]
 
 
 def test_what_a_form_was_about_to_do_leads_back_to_the_form(browser: Browser, secret: str, clock: Clock) -> None:
@@ -302,6 +326,11 @@ def _equip(app: Flask, mfa: MFA) -> None:
     @require_mfa(max_age=300)
     def payment() -> str:
         return f"paid by {mfa.user.external_id}"
+
+    @app.get("/shelf/<name>")
+    @require_mfa
+    def shelf(name: str) -> list[str]:
+        return [name, request.args["of"], request.args["x"]]
 
     @app.post("/logout")
     def logout() -> Response:
