@@ -149,7 +149,8 @@ def ensure_own_origin(method: str) -> None:
 def own_origins() -> tuple[str, str]:
     """The origin that this request was sent to, and that of the public address."""
     public = urlsplit(services().settings.public_url)
-    return request.host_url.rstrip("/"), f"{public.scheme}://{public.netloc}"
+    # Not `host_url`, where Werkzeug writes an international name as people read it; a browser never does.
+    return f"{request.scheme}://{request.host}", f"{public.scheme}://{public.netloc}"
 
 
 def _allow_origins(app: Flask, origins: frozenset[str]) -> None:
