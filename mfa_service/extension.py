@@ -132,9 +132,8 @@ class MFA(Host):
 
     def end(self) -> None:
         """End the session of this browser, for the host's own sign-out; wherever the request comes from."""
-        found = self.login.find_by_cookie(cookies.read("session") or "")
-        if found:
-            self.login.sign_out(found[0], self.client, everywhere=False)
+        _current_mount().ensure_ready()
+        pages.leave()
 
         @after_this_request
         def forget(response: Response) -> Response:

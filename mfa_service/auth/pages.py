@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as Answer
 from mfa_service.answers import answer
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
-from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn
+from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn, Waiting
 from mfa_service.services.sessions import Found
 from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.blueprint import ensure_ready, make_blueprint
@@ -64,7 +64,7 @@ def sign_in() -> Answer:
     try:
         outcome = services().login.begin(
             request.form.get("username", "")[:256],
-            request.form.get("password", "")[:1024],
+            request.form.get("password", ""),
             client_info(),
             cookies.read("device"),
             wants_cookie=True,
@@ -88,9 +88,9 @@ def _add_sign_in(state: BlueprintSetupState) -> None:
 @page
 def code() -> Answer:
     """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
-    if cookies.read("pending"):
-        return _page("code.html", can_scan=_lacks_factor())
-    found = _find_session()
+    waiting, found = _find_waiting(), _find_session()
+    if waiting:
+        return _page("code.html", can_scan=not waiting.methods)
     return _page("code.html") if found and found[0].is_complete else _start()
 
 
@@ -122,10 +122,10 @@ def recover() -> Answer:
 @page
 def authenticator() -> Answer:
     """Ask whether to make a secret: looking at a page must not make one."""
-    if not cookies.read("pending"):
+    waiting, found = _find_waiting(), _find_session()
+    if waiting is None:
         return _start()
-    found = _find_session()
-    return _page("authenticator.html", may_wait=found is not None and found[0].user_id == _find_waiting())
+    return _page("authenticator.html", may_wait=found is not None and found[0].user_id == waiting.user_id)
 
 
 @blueprint.post("/authenticator")
@@ -145,8 +145,9 @@ def enrol() -> Answer:
 @page
 def sign_out() -> Answer:
     """End the session of this browser."""
+    leave()
     response = redirect(_next(), 303)
-    end_session(response)
+    forget(response)
     return response
 
 
@@ -162,17 +163,26 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
         return _arrive(outcome, redirect(following, 303))
     if isinstance(outcome, MFAPending):
         form = "code" if outcome.methods else "authenticator"
-        return _await(outcome, redirect(_url(form, next=following), 303))
+        response = redirect(_url(form, next=following), 303)
+        if cookies.read("session"):
+            leave()  # whoever was signed in before: from here on a code is of the one who waits
+            cookies.drop(response, "session")
+        return _await(outcome, response)
     target = _url("authenticator", next=following) if offers_factor else following
     response = _arrive(outcome.signed_in, redirect(target, 303))
     return _await(outcome.pending, response) if offers_factor else response
 
 
-def end_session(response: Answer) -> None:
-    """End the session that the browser's cookie stands for, if there is one, and let the browser forget it."""
-    found = cookies.find_session()
+def leave() -> None:
+    """End the session that the browser's cookie stands for, if there is one; wherever the request comes from."""
+    cookie = cookies.read("session")
+    found = services().login.find_by_cookie(cookie) if cookie else None
     if found:
         services().login.sign_out(found[0], client_info(), everywhere=False)
+
+
+def forget(response: Answer) -> None:
+    """Let the browser forget who was signed in, or about to be."""
     cookies.drop(response, "session")
     cookies.drop(response, "pending")
 
@@ -224,7 +234,8 @@ def _prove(proof: Proof, form: str) -> Answer:
 def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     """The form once more, with what was wrong; from the beginning where the pending token is no longer good."""
     if not isinstance(refusal, InvalidPendingToken | NoToken):
-        return _page(form, refusal, can_scan=_lacks_factor(), **context)
+        waiting = _find_waiting()
+        return _page(form, refusal, can_scan=waiting is not None and not waiting.methods, **context)
     return _start()
 
 
@@ -235,18 +246,9 @@ def _find_session() -> Found | None:
     return None if is_other else found
 
 
-def _find_waiting() -> str | None:
+def _find_waiting() -> Waiting | None:
     """Whose password was right, and whose second factor is still to come."""
-    try:
-        return services().verifier.pending(cookies.read("pending") or "", now=services().clock()).user_id
-    except MFAError:
-        return None
-
-
-def _lacks_factor() -> bool:
-    """Whether who is asked for a code has confirmed no authenticator so far, and may need another look at a QR code."""
-    ours, user_id = services(), _find_waiting()
-    return user_id is not None and not ours.unit.run(lambda: ours.factors.methods_of(user_id), writes=False)
+    return services().login.find_waiting(cookies.read("pending") or "")
 
 
 def _start() -> Answer:

@@ -38,9 +38,9 @@ def import_users(file: Path, dry_run: bool, report: Path | None, yes: bool) -> N
     """Bring accounts along: CSV with a heading, or one JSON object a line.
 
     Columns: username, email, password_hash (werkzeug, Django, passlib, bcrypt), and if there are any totp_secret
-    (base32) and roles (separated by spaces). A host app's users have its id in external_id, and no password_hash. Every
-    row is checked first. A name that is there already is left alone,
-    so a run that was killed is run again. Hashes are replaced at the next login; until then they take their own time.
+    (base32), roles (separated by spaces) and disabled (yes). A host app's users have its id in external_id, and no
+    password_hash. Every row is checked first. A name that is there already is left alone, so a run that was killed is
+    run again. Hashes are replaced at the next login; until then they take their own time.
     """
     count = _Count()
     with open_services() as services:

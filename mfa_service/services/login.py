@@ -95,6 +95,14 @@ class SignedIn:
     cookie: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Whose password was right, and the second factors they have."""
+
+    user_id: str
+    methods: tuple[str, ...]
+
+
 #: What a right password leads to.
 Admission = MFAPending | PasswordOnly | SignedIn
 
@@ -181,13 +189,15 @@ class Login:
         return PasswordOnly(signed_in, pending, deadline)
 
     @reading
-    def find_methods(self, token: str) -> tuple[str, ...] | None:
-        """The second factors of who waits behind a pending token; None for a token that is no longer good."""
+    def find_waiting(self, token: str) -> Waiting | None:
+        """Who waits behind a pending token, for showing the right form; None for a token that is no longer good."""
         try:
             pending = self.verifier.pending(token, now=self.now().timestamp())
         except MFAError:
             return None
-        return self.factors.methods_of(pending.user_id) if self.challenges.is_open(pending) else None
+        if not self.challenges.is_open(pending):
+            return None
+        return Waiting(pending.user_id, self.factors.methods_of(pending.user_id))
 
     @unit_of_work
     def complete(

@@ -25,7 +25,6 @@ FOREIGN = [
     "null",
     "https://evil.example",
     "http://localhost:8080",
-    "https://localhost",
     "http://localhost.evil.example",
     "http://evil.example#http://localhost",
     "http://localhost@evil.example",
@@ -66,6 +65,18 @@ def test_a_browsers_own_word_counts_only_where_there_is_no_origin(browser: Brows
 @pytest.mark.parametrize("headers", [{}, *({"Origin": it, "Sec_Fetch_Site": "same-origin"} for it in ("null", ""))])
 def test_a_form_of_this_origin_is_taken(browser: Browser, path: str, headers: dict[str, str]) -> None:
     assert browser.post(path, **headers).status_code in (303, 401)
+
+
+def test_behind_a_proxy_that_ends_tls_the_hosts_own_pages_count(make_app: MakeApp) -> None:
+    app = make_app(MFA_TOKEN_LOCATIONS="header,cookie", MFA_PUBLIC_URL="https://auth.example")
+    assert Browser(app).post("/auth/sign-in", Origin="https://localhost").status_code == 401
+
+
+def test_over_https_a_page_of_the_same_host_over_http_does_not_count(make_app: MakeApp) -> None:
+    client = make_app(MFA_TOKEN_LOCATIONS="header,cookie").test_client()
+    for origin, status in (("https://localhost", 401), ("http://localhost", 403)):
+        answer = client.post("/auth/sign-in", base_url="https://localhost", headers={"Origin": origin})
+        assert answer.status_code == status, origin
 
 
 def test_the_public_address_is_an_origin_of_ours(make_app: MakeApp) -> None:

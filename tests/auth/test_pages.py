@@ -273,6 +273,20 @@ def test_each_cookie_belongs_to_this_host_over_https_and_to_no_script(
     assert [name for name, _ in (pending, session, dropped, device)] == [PENDING, SESSION, PENDING, DEVICE]
 
 
+def test_a_code_is_of_whose_password_was_given_last(
+    browser: Browser, ready: Person, clock: Clock, app: Flask, rows: Rows
+) -> None:
+    other = established(app, "bob", clock)
+    enter(browser, ready, clock)
+    browser.sign_in(other)  # and no code
+    assert browser.cookie(SESSION) is None
+    browser.follow()
+    clock.advance(30)
+    assert browser.press(code=other.code(clock())).status_code == 303
+    assert browser.get("/api/profile").json["username"] == "bob"
+    assert rows("SELECT * FROM mfa_locks") == []
+
+
 def test_the_session_cookie_is_not_the_id_and_only_its_digest_is_kept(
     browser: Browser, ready: Person, clock: Clock, app: Flask, rows: Rows
 ) -> None:

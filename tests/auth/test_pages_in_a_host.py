@@ -206,6 +206,22 @@ def test_the_hosts_sign_out_ends_both_sessions(browser: Browser, secret: str, cl
     assert browser.get("/account").status_code == 303
 
 
+def test_the_hosts_sign_out_works_wherever_it_comes_from(browser: Browser, secret: str, clock: Clock) -> None:
+    enter(browser, secret, clock)
+    assert browser.post("/logout", Origin="https://evil.example").status_code == 302
+    assert browser.cookie(SESSION) is None
+    assert browser.get("/account").status_code == 303
+
+
+def test_a_new_sign_in_takes_the_place_of_the_session_before(
+    browser: Browser, secret: str, clock: Clock, rows: Rows
+) -> None:
+    enter(browser, secret, clock)
+    browser.post("/login", {"user": "8"})
+    assert browser.cookie(SESSION) is None
+    assert "session.ended" in events(rows)
+
+
 def test_where_policy_asks_for_no_factor_nobody_is_stopped_and_one_is_offered_where_it_is_needed(
     host: Flask, browser: Browser, clock: Clock
 ) -> None:

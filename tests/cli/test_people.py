@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from werkzeug.security import generate_password_hash
 
 from mfa_service.config import Settings
+from mfa_service.errors import InvalidCredentials
 from mfa_service.services import Services
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, SignedIn
@@ -139,6 +140,26 @@ def test_what_was_exported_can_be_brought_back(flask: Run, services: Services, p
     flask("import-users", str(people), "--yes")
     assert flask("export-users", "--with-secrets", "--yes").stdout.count(SECRET) == 1
     assert isinstance(services.login.begin("ada", "swordfish-1843", CLIENT), MFAPending)
+
+
+def test_who_was_disabled_comes_back_disabled(flask: Run, services: Services, people: Path) -> None:
+    write(people, [row("ada", CHEAP, disabled="yes"), row("bob", CHEAP), of_host("7", "eve", disabled="yes")])
+    flask("import-users", str(people), "--yes")
+    assert count(services, "mfa_users WHERE disabled_at IS NOT NULL") == 2
+    with pytest.raises(InvalidCredentials):
+        services.login.begin("ada", "swordfish-1843", CLIENT)
+    with pytest.raises(InvalidCredentials):
+        services.login.continue_for("7", username="eve", client=CLIENT)
+    assert isinstance(services.login.begin("bob", "swordfish-1843", CLIENT), MFAPending)
+
+
+@pytest.mark.parametrize(("column", "value"), [("disabled", "no"), ("external_id", 0), ("external_id", False)])
+def test_a_value_that_could_mean_anything_is_refused(
+    flask: Run, services: Services, people: Path, column: str, value: object
+) -> None:
+    people.write_text(json.dumps(row("ada", CHEAP) | {column: value}) + "\n")
+    assert column in flask("import-users", str(people), "--yes", code=1).stderr
+    assert count(services, "mfa_users") == 0
 
 
 def test_secrets_are_given_out_only_after_two_questions(flask: Run, services: Services) -> None:
