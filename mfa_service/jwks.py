@@ -58,12 +58,18 @@ class RemoteKeys:
             return
         try:
             if self._clock() - self._tried_at >= PAUSE_SECONDS:
-                self._tried_at = self._clock()
-                self._keys = _parsed(self._fetch(self._url))
+                self._try()
+        finally:
+            self._is_fetching.release()
+
+    def _try(self) -> None:
+        try:
+            self._keys = _parsed(self._fetch(self._url))
         except (OSError, ValueError) as error:
             logging.getLogger("mfa_service").error("the keys at %s can't be read: %s", self._url, error)
         finally:
-            self._is_fetching.release()
+            # Only now: whoever comes before the very first keys are there has to wait for them.
+            self._tried_at = self._clock()
 
 
 def fetch_json(url: str) -> bytes:

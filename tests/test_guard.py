@@ -243,6 +243,24 @@ def test_when_a_fetch_fails_the_old_keys_stay(published: "Published", failure: E
     assert keys.find(kid_of(KEY)) is None
 
 
+def test_who_comes_while_the_first_keys_are_fetched_waits_for_them(published: "Published") -> None:
+    (keys, _), found = remote(published), []
+    published.gate = threading.Event()
+    threads = [threading.Thread(target=lambda: found.append(keys.find(kid_of(KEY)))) for _ in range(4)]
+    threads[0].start()
+    published.reached.wait(5)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.1)
+    assert found == []
+    published.gate.set()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert None not in found
+    assert published.fetches == 1
+
+
 def test_one_thread_fetches_and_the_others_go_on(published: "Published") -> None:
     keys, clock = remote(published)
     keys.find(kid_of(KEY))
