@@ -55,8 +55,14 @@ class Caller:
         sent = json.dumps(body).encode() if body is not None else None
         if sent:
             headers["Content-Type"] = "application/json"
-        self._connection.request(method, path, sent, headers)
-        answer = self._connection.getresponse()
+        try:
+            self._connection.request(method, path, sent, headers)
+            answer = self._connection.getresponse()
+        except (ConnectionError, http.client.HTTPException):
+            # It was idle for longer than the server keeps connections open.
+            self._connection.close()
+            self._connection.request(method, path, sent, headers)
+            answer = self._connection.getresponse()
         return answer.status, dict(answer.getheaders()), answer.read()
 
 

@@ -5,7 +5,7 @@ host's app the password is the host's affair: who is signed in there is asked fo
 has to come from a page of this origin, and leads back to a place on it.
 """
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from flask import Response, make_response, redirect, render_template, request, url_for
@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as Answer
 from mfa_service.answers import answer
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
-from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn, Waiting
+from mfa_service.services.login import Admission, MFAPending, PasswordOnly, Remember, SignedIn, Waiting
 from mfa_service.services.sessions import Found
 from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.blueprint import ensure_ready, make_blueprint
@@ -90,7 +90,7 @@ def code() -> Answer:
     """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
     waiting, found = _find_waiting(), _find_session()
     if waiting:
-        return _page("code.html", can_scan=not waiting.methods)
+        return _page("code.html") if waiting.methods else redirect(_url("authenticator", next=_next()), 303)
     return _page("code.html") if found and found[0].is_complete else _start()
 
 
@@ -159,8 +159,6 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
 
     Whom policy lets go without a factor is offered one where that is what they came for.
     """
-    if isinstance(outcome, SignedIn):
-        return _arrive(outcome, redirect(following, 303))
     if isinstance(outcome, MFAPending):
         form = "code" if outcome.methods else "authenticator"
         response = redirect(_url(form, next=following), 303)
@@ -168,9 +166,10 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
             leave()  # whoever was signed in before: from here on a code is of the one who waits
             cookies.drop(response, "session")
         return _await(outcome, response)
-    target = _url("authenticator", next=following) if offers_factor else following
-    response = _arrive(outcome.signed_in, redirect(target, 303))
-    return _await(outcome.pending, response) if offers_factor else response
+    if not (offers_factor and isinstance(outcome, PasswordOnly) and outcome.pending):
+        return _arrive(outcome, redirect(following, 303))
+    response = _arrive(outcome, redirect(_url("authenticator", next=following), 303))
+    return _await(outcome.pending, response)
 
 
 def leave() -> None:
@@ -192,6 +191,8 @@ def answer_browser(refusal: MFAError) -> Answer:
     wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
     if wanted != "text/html" or "Authorization" in request.headers:
         return answer(refusal)
+    if (asked := current_mount().host.ask_to_sign_in()) is not None:
+        return cast("Answer", asked)
     # What a form was about to do can't be done again by going there.
     came_from = urlsplit(request.referrer or "").path
     following = _here() if request.method == "GET" else came_from
@@ -256,7 +257,7 @@ def _start() -> Answer:
     begun: Answer | None = host.continue_current(_next()) if host else None
     if begun:
         return begun
-    response = _page("problem.html", NoToken()) if host else redirect(_url("show_sign_in", next=_next()), 303)
+    response = _page("sign_in_first.html", status=401) if host else redirect(_url("show_sign_in", next=_next()), 303)
     cookies.drop(response, "pending")
     return response
 
@@ -280,11 +281,11 @@ def _arrive(signed_in: SignedIn, response: Answer) -> Answer:
     return response
 
 
-def _page(template: str, refusal: MFAError | None = None, **context: Any) -> Response:
+def _page(template: str, refusal: MFAError | None = None, *, status: int = 200, **context: Any) -> Response:
     """A page; with a refusal its sentence and its status, so that scripts and limits see what happened."""
     shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url}
     shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
-    response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else 200)
+    response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else status)
     if refusal and refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
     return response

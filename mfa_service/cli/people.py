@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mfa_service.cli.group import confirm, mfa, open_services, operator, track, yes
+from mfa_service.cli.group import confirm, find_host, mfa, open_services, operator, track, yes
 from mfa_service.errors import MFAError
 from mfa_service.services import Services
 from mfa_service.services.people import BATCH, Newcomer, checked
@@ -81,12 +81,15 @@ def _batches(file: Path, count: _Count) -> Iterator[list[Newcomer]]:
 
 def _people(file: Path, count: _Count) -> Iterator[Newcomer]:
     """Everybody in a file whose row does; the others are noted."""
+    needs_id = find_host() is not None
     seen: set[tuple[str, str]] = set()
     for line, row in _rows(file):
         try:
             if row is None:
                 raise ValueError("is not a JSON object")
             person = checked(row)
+            if needs_id and person.external_id is None:
+                raise ValueError("external_id is missing: the users are the app's own")
             if person.identity in seen:
                 raise ValueError(f"{person.identity[0]} stands twice in the file")
         except (MFAError, ValueError) as refusal:

@@ -59,18 +59,6 @@ class MFAPending:
 
 
 @dataclass(frozen=True)
-class PasswordOnly:
-    """Policy lets this account go without a second factor, until `deadline` if there is one.
-
-    It is signed in with `step: password`, and may enrol at any time with the pending token.
-    """
-
-    signed_in: "SignedIn"
-    pending: MFAPending
-    deadline: datetime | None
-
-
-@dataclass(frozen=True)
 class Remember:
     """A wish to have this device remembered, under a name that its user knows it by."""
 
@@ -96,6 +84,17 @@ class SignedIn:
 
 
 @dataclass(frozen=True)
+class PasswordOnly(SignedIn):
+    """Policy lets this account go without a second factor, until `deadline` if there is one.
+
+    It is signed in with `step: password`, and may enrol at any time with the pending token.
+    """
+
+    pending: MFAPending | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Waiting:
     """Whose password was right, and the second factors they have."""
 
@@ -104,7 +103,7 @@ class Waiting:
 
 
 #: What a right password leads to.
-Admission = MFAPending | PasswordOnly | SignedIn
+Admission = MFAPending | SignedIn
 
 
 @dataclass(frozen=True)
@@ -158,6 +157,8 @@ class Login:
 
         `username` is a label; `client` is where the request came from (`MFA.client`). Raises ValueError for an id
         that is none, InvalidRequest for a name that is none, InvalidCredentials for an account that is disabled here.
+        Gives MFAPending, or SignedIn on a remembered device; a SignedIn that is PasswordOnly where policy lets the
+        account go without a second factor.
         """
         client = client or ClientInfo()
         user = self.accounts.link(external_id, username, email, client)
@@ -186,7 +187,7 @@ class Login:
         if deadline is not None and deadline <= now:
             return pending
         signed_in = self._sign_in(user, ("pwd",), client, step=PASSWORD, wants_cookie=wants_cookie)
-        return PasswordOnly(signed_in, pending, deadline)
+        return PasswordOnly(**vars(signed_in), pending=pending, deadline=deadline)
 
     @reading
     def find_waiting(self, token: str) -> Waiting | None:

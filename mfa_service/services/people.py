@@ -213,5 +213,7 @@ def _checked_secret(text: str) -> bytes | None:
     except (binascii.Error, ValueError):
         raise InvalidRequest(fields={"totp_secret": "is not base32"}) from None
     if len(secret) not in SECRET_BYTES:
-        raise InvalidRequest(fields={"totp_secret": f"must have {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes"})
+        most = SECRET_BYTES.stop - 1
+        reason = f"holds {len(secret)} bytes, not {SECRET_BYTES.start} (26 characters of base32) to {most}"
+        raise InvalidRequest(fields={"totp_secret": reason})
     return secret

@@ -158,7 +158,8 @@ def test_a_mistyped_first_code_leads_back_to_a_picture(browser: Browser, ada: Pe
 
 def test_who_has_no_authenticator_yet_is_never_left_with_a_question_for_its_code(browser: Browser, ada: Person) -> None:
     browser.sign_in(ada, "/there")
-    browser.get("/auth/code?next=/there")
+    assert browser.get("/auth/code?next=/there").headers["Location"] == "/auth/authenticator?next=/there"
+    browser.post("/auth/code", {"code": "000000", "next": "/there"})
     assert browser.page.links[SCAN] == "/auth/authenticator?next=/there"
 
 
