@@ -326,6 +326,11 @@ class Settings:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
     @property
+    def has_public_url(self) -> bool:
+        """Whether somebody has said where clients find us."""
+        return self.public_url != type(self).public_url
+
+    @property
     def has_cookie(self) -> bool:
         """Whether a browser's cookie may stand for a session."""
         return "cookie" in self.token_locations

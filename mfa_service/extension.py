@@ -36,6 +36,7 @@ from mfa_service.services import Services
 from mfa_service.services.accounts import Accounts
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.database import options_for
+from mfa_service.services.links import ExternalId, checked_external_id
 from mfa_service.services.login import Login
 from mfa_service.web import EXTENSION, cookies
 from mfa_service.web.client import client_info
@@ -47,17 +48,26 @@ L = TypeVar("L", bound=Callable[..., Any])
 class HostUser:
     """A user of the host: an id that never changes and is never given to another, and what to show."""
 
-    external_id: str
+    external_id: ExternalId
     username: str
     email: str = ""
 
+    @property
+    def id(self) -> str:
+        """The id as it is stored. Raises ValueError for what is none."""
+        return checked_external_id(self.external_id)
+
     @classmethod
     def of(cls, user: Any) -> "HostUser":
-        """The same of a user object of Flask-Login's kind, which has `get_id()`, and `username` or `email`."""
+        """The same of a user object of Flask-Login's kind, which has `get_id()`, and `username` or `email`.
+
+        Raises ValueError for a user who has no id (yet).
+        """
         if isinstance(user, HostUser):
             return user
-        email = getattr(user, "email", None) or ""
-        return cls(str(user.get_id()), str(getattr(user, "username", None) or email or user.get_id()), str(email))
+        external_id = checked_external_id(user.get_id())
+        email = str(getattr(user, "email", None) or "")
+        return cls(external_id, str(getattr(user, "username", None) or email or external_id), email)
 
 
 class MFA(Host):
@@ -130,8 +140,8 @@ class MFA(Host):
     def begin(self, user: Any, *, next: str = "/") -> Response:  # noqa: A002 - the name that everybody uses
         """Go on with a browser whose user the host has just signed in: to the code, or where they wanted to go.
 
-        `user` is a HostUser, or one of Flask-Login's kind; `next` a path of this app. Raises ConfigurationError where
-        MFA_TOKEN_LOCATIONS has no cookie.
+        `user` is a HostUser, or one of Flask-Login's kind; `next` a path of this origin.
+        Raises ConfigurationError where MFA_TOKEN_LOCATIONS has no cookie, and ValueError for a user without an id.
         """
         return self._begin(user, next, offers_factor=False)
 
@@ -159,7 +169,7 @@ class MFA(Host):
     def find_current_id(self) -> str | None:
         """The id of the user whom the host has signed in."""
         user = self._find_current_user()
-        return None if user is None else HostUser.of(user).external_id
+        return None if user is None else HostUser.of(user).id
 
     def ask_to_sign_in(self) -> Response | None:
         """Flask-Login's own answer to who is not signed in, where it knows a form to send them to."""

@@ -16,7 +16,7 @@ token until it expires, an hour at most, unless it is given a check of its own (
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
@@ -124,7 +124,7 @@ class Guard:
 
     def _ensure_sound(self, app: Flask) -> None:
         """Once, with the first request: raise ConfigurationError for a view that is not guarded as it is written."""
-        bare = [name for name, view in app.view_functions.items() if getattr(view, _BARE, False)]
+        bare = [name for name, view in app.view_functions.items() if _is_bare(view)]
         problems = [f"{name}: @require_mfa stands above the route, where it guards nothing" for name in bare]
         hooks = [hook for funcs in app.before_request_funcs.values() for hook in funcs]
         for name, guarded in [*app.view_functions.items(), *(("before_request", hook) for hook in hooks)]:
@@ -199,7 +199,8 @@ class Requirement:
         """Let this request pass, or raise the refusal."""
         try:
             current_guard().check(max_age=self.max_age, role=self.role, needs_mfa=self.needs_mfa)
-        except NoToken:
+        except (NoToken, FullAuthenticationRequired):
+            # A browser whose session is of a password alone may look on as whoever comes without one.
             if not self.is_optional or "Authorization" in request.headers:
                 raise
             g.mfa_identity = g.mfa_account = None
@@ -210,9 +211,19 @@ class Requirement:
             self.check()
             return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
+        vars(guarded).pop(_BARE, None)  # copied from a view that was guarded before
         setattr(guarded, _REQUIREMENT, self)
-        setattr(view, _BARE, True)  # if this one answers a route, nobody looks at tokens there
+        for inner in _unwrapped(view):
+            setattr(inner, _BARE, True)  # if this one answers a route, nobody looks at tokens there
         return guarded
+
+
+def _unwrapped(view: Callable[..., Any]) -> Iterator[Any]:
+    """A view, and what other decorators have put it around."""
+    layer: Any = view
+    while layer is not None and not hasattr(layer, _REQUIREMENT):
+        yield layer
+        layer = getattr(layer, "__wrapped__", None)
 
 
 @overload
@@ -246,8 +257,17 @@ def require_login(view: Callable[..., Any] | None = None, /, *, optional: bool =
     return _required(Requirement(needs_mfa=False, is_optional=optional), view)
 
 
+def _is_bare(view: Any) -> bool:
+    """Whether a view was guarded only after its route had been given the view without the guard."""
+    classes = getattr(getattr(view, "view_class", None), "decorators", ())
+    is_late = any(isinstance(it, Requirement) for it in classes) and not hasattr(view, _REQUIREMENT)
+    return is_late or bool(getattr(view, _BARE, False))
+
+
 def _required(requirement: Requirement, view: Callable[..., Any] | None) -> Any:
     if view is not None:
+        if not callable(view):
+            raise TypeError("require_mfa takes its options by name, such as max_age=300")
         return requirement(view)
     # `bp.before_request(require_mfa)` calls without anything, within a request; `@require_mfa()` does so before one.
     return requirement.check() if has_request_context() else requirement

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from typing import Any
 
 import jwt
@@ -73,7 +74,7 @@ class RemoteKeys:
     def _try(self) -> None:
         try:
             self._keys, self._has_read = _parsed(self._fetch(self._url)), True
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException, RecursionError) as error:
             logging.getLogger("mfa_service").error("the keys at %s can't be read: %s", self._url, error)
         finally:
             # Only now: whoever comes before the very first keys are there has to wait for them.
@@ -97,7 +98,15 @@ def _parsed(content: bytes) -> Mapping[str, Any]:
     keys = json.loads(content)["keys"] if isinstance(json.loads(content), dict) else None
     if not isinstance(keys, list):
         raise ValueError("not a JWK Set")
-    return {key["kid"]: jwt.PyJWK(key, "ES256").key for key in keys if _is_ours(key)}
+    found = {key["kid"]: _public_key(key) for key in keys if _is_ours(key)}
+    return {kid: key for kid, key in found.items() if key is not None}
+
+
+def _public_key(key: dict[str, Any]) -> Any | None:
+    try:
+        return jwt.PyJWK(key, "ES256").key
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None  # one that is malformed is no reason to go without the others
 
 
 def _is_ours(key: object) -> bool:

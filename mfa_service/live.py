@@ -9,6 +9,7 @@ Each request costs one call to the service; when it can't be asked nobody passes
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from flask import request
 
@@ -47,7 +48,7 @@ class LiveCheck:
                 if refusal.code in (401, 403):
                     return None
             raise Unavailable from None
-        except OSError:
+        except (OSError, HTTPException):
             raise Unavailable from None
         # Whatever answered speaks of somebody else: then it is not our service, or not our token.
         return LiveAccount(frozenset(roles.split())) if subject == identity.user_id else None

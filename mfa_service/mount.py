@@ -136,14 +136,19 @@ class Mount:
         if self.host is None or found is None:
             return found
         identity, account = found
-        if identity.external_id is None or identity.external_id != self.host.find_current_id():
-            return None  # somebody else has signed in to the host with this browser
+        if self.host.find_current_id() is None:
+            return None  # a browser's session counts beside the host's own
         of_host = self._of_host(identity, account)
         return (identity, of_host) if of_host else None
 
     def _of_host(self, identity: Identity, account: Account) -> Account | None:
-        """The account with the host's user; none for who is nobody of the host's (any more)."""
+        """The account with the host's user; none for who is nobody of the host's (any more).
+
+        None, too, where the host has signed in somebody else: views may ask either of both who is there.
+        """
         if identity.external_id is None or identity.external_id != account.external_id or self.host is None:
+            return None
+        if self.host.find_current_id() not in (None, identity.external_id):
             return None
         user = self.host.find_user(identity)
         return HostAccount(**vars(account), user=user) if user is not None else None
@@ -169,6 +174,8 @@ class Mount:
         return endpoint.partition(".")[0] in names
 
     def _settle_in(self, app: Flask) -> None:
+        if app.url_map.host_matching:
+            raise ConfigurationError(["an app with host_matching is not supported: our routes have no host"])
         self._ensure_apart(app)
         self._exempt_from_csrf(app)
         if self.settings.has_cookie:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
 from flask import Flask, abort
 from flask_limiter import Limiter
-from flask_login import LoginManager, UserMixin
+from flask_login import AnonymousUserMixin, LoginManager, UserMixin
 from flask_sqlalchemy import SQLAlchemy
 from flask_talisman import Talisman
 from flask_wtf import CSRFProtect
@@ -91,6 +92,18 @@ def test_whom_the_host_does_not_know_any_more_is_refused(shop: Shop, clock: Cloc
     assert shop.client().get("/api/profile", headers=bearer(token)).status_code == 401
 
 
+def test_a_token_of_another_than_the_host_has_signed_in_is_refused(make_shop: MakeShop, clock: Clock) -> None:
+    shop = make_shop()
+    signed_in: list[HostUser] = []
+    shop.mfa.current_user_loader(lambda: signed_in[-1] if signed_in else None)
+    ada = shop.add("ada")
+    shop.add("mallory")
+    token, _ = enrol(shop.client(), "mallory", clock())
+    assert orders(shop.client(), token).status_code == 200
+    signed_in.append(HostUser(ada, "ada"))
+    assert orders(shop.client(), token).json["code"] == "invalid_token"
+
+
 def test_without_a_loader_a_linked_account_is_enough(make_shop: MakeShop, clock: Clock) -> None:
     shop = make_shop(loads_users=False)
     shop.add("ada")
@@ -133,10 +146,18 @@ def test_a_name_is_a_label_that_follows_the_host(shop: Shop) -> None:
         assert profile_of(1, "ada", "not\nprintable") == ("ada", "")
 
 
-@pytest.mark.parametrize("external_id", [None, True, "", "a\x00b", "\ud800", "x" * 256, 1.5, b"1"])
+@pytest.mark.parametrize("external_id", [None, True, "", "None", "a\x00b", "\ud800", "x" * 256, 1.5, b"1"])
 def test_what_can_be_nobodys_id_is_said_at_once(shop: Shop, external_id: Any) -> None:
     with shop.app.app_context(), pytest.raises(ValueError, match="a user's id must be"):
         shop.mfa.login.continue_for(external_id, username="ada")
+
+
+def test_an_id_may_be_text_a_number_or_a_uuid(shop: Shop) -> None:
+    with shop.app.app_context():
+        for external_id in ("é" * 255, 2**70, uuid.UUID(int=7)):
+            shop.mfa.login.continue_for(external_id, username="ada")
+            assert shop.mfa.services.directory.find_id(str(external_id))
+            shop.mfa.accounts.unlink(external_id)
 
 
 @pytest.mark.parametrize("username", ["", "  ", "\x00\u200b"])
@@ -241,6 +262,28 @@ def test_a_database_of_our_own_will_do(
     closing(app)
     with app.app_context():
         assert isinstance(mfa.login.continue_for(7, username="ada"), MFAPending)
+
+
+@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=pytest.mark.services)], indirect=True)
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
+def test_whatever_isolation_the_hosts_engine_has_our_units_are_whole(
+    database: str, config: dict[str, Any], clock: Clock, closing: Callable[..., None], level: str
+) -> None:
+    engine = create_engine(database, isolation_level=level)
+    with engine.connect() as connection:
+        before = connection.get_isolation_level(), connection.connection.driver_connection.autocommit
+    app = Flask("plain")
+    app.config |= _mfa_only(config)
+    mfa = MFA(app, engine=engine, clock=clock)
+    closing(app)
+    with app.app_context():
+        services = mfa.services
+        mfa.login.continue_for(7, username="ada")
+        levels = services.unit.run(lambda: services.session.scalar(text("SHOW transaction_isolation")), writes=True)
+    assert levels == "read committed"
+    with engine.connect() as connection:  # and theirs is as it was
+        assert (connection.get_isolation_level(), connection.connection.driver_connection.autocommit) == before
+    engine.dispose()
 
 
 def test_their_autogenerate_can_leave_our_tables_out(shop: Shop) -> None:
@@ -452,6 +495,16 @@ def test_a_user_of_flask_logins_kind_is_understood() -> None:
     assert HostUser.of(User()) == HostUser("7", "ada", "ada@example.com")
     assert HostUser.of(Other()) == HostUser("8", "bob@example.com", "bob@example.com")
     assert HostUser.of(Bare()) == HostUser("9", "9")
+    assert HostUser(7, "ada").id == "7"
+
+
+def test_a_user_who_has_no_id_yet_is_nobody() -> None:
+    class Unflushed(UserMixin):
+        id, username = None, "ada"
+
+    for user in (Unflushed(), AnonymousUserMixin()):
+        with pytest.raises(ValueError, match="a user's id must be"):
+            HostUser.of(user)
 
 
 # ── mistakes are said at the start ───────────────────────────────────────────────────────────────
@@ -506,6 +559,18 @@ def test_a_cookie_needs_to_know_who_is_signed_in(make_shop: MakeShop) -> None:
 def test_begin_needs_the_cookie(shop: Shop) -> None:
     with shop.app.test_request_context(), pytest.raises(ConfigurationError, match="MFA_TOKEN_LOCATIONS"):
         shop.mfa.begin(HostUser("1", "ada"))
+
+
+def test_an_app_that_matches_hosts_is_refused(make_shop: MakeShop) -> None:
+    shop = make_shop(embeds=False)
+    shop.app.url_map.host_matching = True
+    with pytest.raises(ConfigurationError, match="host_matching"):
+        shop.embed()
+
+
+def test_a_mistyped_setting_is_named(make_shop: MakeShop, caplog: pytest.LogCaptureFixture) -> None:
+    make_shop(MFA_TOTP_ISSER="Shop")
+    assert "MFA_TOTP_ISSER is not a setting; did you mean MFA_TOTP_ISSUER?" in caplog.text
 
 
 def test_a_wrong_setting_is_named(make_shop: MakeShop) -> None:

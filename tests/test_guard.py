@@ -1,5 +1,6 @@
 """For apps that only verify: who is let in, however the view is written, and what goes wrong is said clearly."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -39,6 +40,50 @@ def test_a_function_is_called_for_a_good_token_alone(app: Flask, client: FlaskCl
     assert client.get("/", headers=bearer(token)).text == "ada"
     assert_refused(client, "no_token")
     assert_refused(client, "invalid_token", token + "x")
+
+
+def test_above_the_route_it_is_noticed_through_other_decorators(app: Flask, client: FlaskClient) -> None:
+    def logged(view: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(view)
+        def calling(*args: object) -> str:
+            return view(*args)
+
+        return calling
+
+    @app.get("/")
+    def view() -> str:
+        return "secret"
+
+    require_mfa(logged(view))
+    with pytest.raises(ConfigurationError, match="above the route"):
+        client.get("/")
+
+
+def test_a_class_that_is_guarded_after_its_view_was_made_is_noticed(app: Flask, client: FlaskClient) -> None:
+    class Secret(View):
+        def dispatch_request(self) -> str:
+            return "secret"
+
+    app.add_url_rule("/", view_func=Secret.as_view("secret"))
+    require_mfa(Secret)
+    with pytest.raises(ConfigurationError, match="above the route"):
+        client.get("/")
+
+
+def test_one_function_may_be_guarded_again_for_another_app_or_otherwise(token: str) -> None:
+    def view() -> str:
+        return current_identity.username
+
+    for guarded in (require_mfa(view), require_mfa(view), require_mfa(max_age=10**9)(view)):
+        app = Flask("one of several")
+        Guard.from_secret(SECRET, issuer=ISSUER, audience="shop").init_app(app)
+        app.add_url_rule("/", view_func=guarded)
+        assert app.test_client().get("/").json["code"] == "no_token"
+
+
+def test_options_are_given_by_name() -> None:
+    with pytest.raises(TypeError, match="by name"):
+        require_mfa(300)  # type: ignore[call-overload]
 
 
 def test_with_parentheses_it_is_the_same(app: Flask, client: FlaskClient, token: str) -> None:

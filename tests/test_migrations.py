@@ -1,5 +1,6 @@
 """Migrations lead to the models, up and down, with data; and the wheel contains them."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,19 @@ def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
     schema.upgrade(engine)
     with Session(engine) as session:
         assert session.query(User).count() == 1
+
+
+def test_of_replicas_that_start_together_one_migrates_and_all_go_on(engine: Engine, tmp_path: Path) -> None:
+    url = engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "flask", "mfa", "upgrade"]
+    environment = os.environ | {"MFA_DATABASE_URL": url, "MFA_INSTANCE": str(tmp_path)}
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
+        for _ in range(4)
+    ]
+    told = [process.communicate(timeout=60)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * 4, told
+    assert schema.find_current(engine) == schema.newest()
 
 
 def test_a_host_keeps_its_own_version_table_and_tables(engine: Engine) -> None:

@@ -85,6 +85,7 @@ def _add_sign_in(state: BlueprintSetupState) -> None:
 
 
 @blueprint.get("/code")
+@limited("sessions")
 @page
 def code() -> Answer:
     """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
@@ -119,6 +120,7 @@ def recover() -> Answer:
 
 
 @blueprint.get("/authenticator")
+@limited("sessions")
 @page
 def authenticator() -> Answer:
     """Ask whether to make a secret: looking at a page must not make one."""
@@ -134,6 +136,8 @@ def authenticator() -> Answer:
 def enrol() -> Answer:
     """A new secret to scan, and the form that confirms it."""
     try:
+        if _find_waiting() is None:
+            raise InvalidPendingToken
         ticket = request.form.get("ticket", "").strip() or None
         enrolment = services().login.enrol(cookies.read("pending") or "", client_info(), ticket)
     except MFAError as refusal:
@@ -162,8 +166,8 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
     if isinstance(outcome, MFAPending):
         form = "code" if outcome.methods else "authenticator"
         response = redirect(_url(form, next=following), 303)
-        if cookies.read("session"):
-            leave()  # whoever was signed in before: from here on a code is of the one who waits
+        if _is_of_another(outcome.user_id):
+            leave()  # from here on a code is of the one who waits
             cookies.drop(response, "session")
         return _await(outcome, response)
     if not (offers_factor and isinstance(outcome, PasswordOnly) and outcome.pending):
@@ -219,6 +223,8 @@ def _here() -> str:
 def _prove(proof: Proof, form: str) -> Answer:
     pending, login = cookies.read("pending"), services().login
     try:
+        if pending and _find_waiting() is None:
+            raise InvalidPendingToken
         if pending:
             remember = Remember(client_info().user_agent[:64]) if "remember" in request.form else None
             signed_in = login.complete(pending, proof, client_info(), remember, wants_cookie=True)
@@ -247,9 +253,18 @@ def _find_session() -> Found | None:
     return None if is_other else found
 
 
+def _is_of_another(user_id: str) -> bool:
+    """Whether the browser's session is somebody else's."""
+    cookie = cookies.read("session")
+    found = services().login.find_by_cookie(cookie) if cookie else None
+    return found is not None and found[0].user_id != user_id
+
+
 def _find_waiting() -> Waiting | None:
-    """Whose password was right, and whose second factor is still to come."""
-    return services().login.find_waiting(cookies.read("pending") or "")
+    """Whose password was right, and whose second factor is still to come; in a host it is of who is signed in there."""
+    waiting, host = services().login.find_waiting(cookies.read("pending") or ""), current_mount().host
+    is_other = waiting is not None and host is not None and waiting.external_id != host.find_current_id()
+    return None if is_other else waiting
 
 
 def _start() -> Answer:
@@ -283,7 +298,9 @@ def _arrive(signed_in: SignedIn, response: Answer) -> Answer:
 
 def _page(template: str, refusal: MFAError | None = None, *, status: int = 200, **context: Any) -> Response:
     """A page; with a refusal its sentence and its status, so that scripts and limits see what happened."""
-    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url}
+    # Every name that a template knows: a host's Jinja may be strict about those that are not there.
+    shown: dict[str, Any] = dict.fromkeys(("can_scan", "can_repeat", "may_wait", "wants_ticket"), False)
+    shown |= {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url}
     shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
     response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else status)
     if refusal and refusal.retry_after is not None:

@@ -32,7 +32,7 @@ from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
 from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
-from mfa_service.services.links import Links
+from mfa_service.services.links import ExternalId, Links
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.roles import Roles
@@ -136,7 +136,7 @@ class Accounts:
         return self.totp.enrol(user.id, user.username, seconds=None)
 
     @unit_of_work
-    def link(self, external_id: str | int, username: str, email: str, client: ClientInfo) -> User:
+    def link(self, external_id: ExternalId, username: str, email: str, client: ClientInfo) -> User:
         """The account of a host's user, who has given the host their password; made where there is none.
 
         Raises ValueError for an id that is none, InvalidRequest for a name that is none, and InvalidCredentials for an
@@ -150,7 +150,7 @@ class Accounts:
         return user
 
     @unit_of_work
-    def unlink(self, external_id: str | int, client: ClientInfo | None = None) -> None:
+    def unlink(self, external_id: ExternalId, client: ClientInfo | None = None) -> None:
         """Forget a user whom the host has deleted: whoever gets the same id one day inherits nothing."""
         self.links.unlink(external_id, client or ClientInfo())
 

@@ -5,8 +5,10 @@ write fails at once with "database is locked", whatever the timeout. These are s
 SQLite we open an engine of our own on the same file and leave the host's alone.
 """
 
+import os
 import re
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
@@ -84,6 +86,17 @@ def options_for(url: str) -> dict[str, Any]:
             "prepare_threshold": None,
         },
     }
+
+
+def forget_in_children(engine: Engine) -> None:
+    """Let a process that is forked off have connections of its own, whatever was open at that moment."""
+    known = weakref.ref(engine)
+
+    def forget() -> None:
+        if (inherited := known()) is not None:
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def sessions_on(engine: Engine) -> scoped_session[Transaction]:

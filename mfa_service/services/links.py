@@ -5,6 +5,7 @@ The name is a label for tokens, the authenticator and lists; it follows the host
 
 from collections.abc import Callable
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
@@ -16,6 +17,8 @@ from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.users import Users
 
+#: What a host may know a user by.
+ExternalId = str | int | UUID
 #: The longest id that a host may have for a user, in characters.
 MAX_EXTERNAL_ID = 255
 
@@ -31,7 +34,7 @@ class Links:
         self._users = users
         self._now = now
 
-    def link(self, external_id: str | int, username: str, email: str, client: ClientInfo) -> User:
+    def link(self, external_id: ExternalId, username: str, email: str, client: ClientInfo) -> User:
         """The account of a host's user, held; made where there is none. Name and address become what they are now.
 
         Raises ValueError for an id that is none, and InvalidRequest for a username of nothing that can be shown.
@@ -43,7 +46,7 @@ class Links:
             user.email, user.email_key = address, address.casefold()
         return user
 
-    def unlink(self, external_id: str | int, client: ClientInfo) -> None:
+    def unlink(self, external_id: ExternalId, client: ClientInfo) -> None:
         """Remove the account of a host's user with all that belongs to it but the audit log; none is no matter."""
         user = self._users.find_external(checked_external_id(external_id))
         if user is not None:
@@ -64,10 +67,13 @@ class Links:
         return user
 
 
-def checked_external_id(external_id: str | int) -> str:
-    """A host's id as it is stored. Raises ValueError for what can't be one: None, True, nothing, control characters."""
-    text = str(external_id) if type(external_id) in (str, int) else ""
-    if not text.isprintable() or not 0 < len(text) <= MAX_EXTERNAL_ID:
+def checked_external_id(external_id: ExternalId) -> str:
+    """A host's id as it is stored. Raises ValueError for what can't be one: None, True, nothing, control characters.
+
+    The word None is no id either: it is what is made of that of a user who has not been stored yet.
+    """
+    text = str(external_id) if type(external_id) in (str, int, UUID) else ""
+    if not text.isprintable() or not 0 < len(text) <= MAX_EXTERNAL_ID or text == "None":
         raise ValueError(f"a user's id must be text or a number of 1 to {MAX_EXTERNAL_ID} characters")
     return text
 

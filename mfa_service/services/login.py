@@ -40,6 +40,7 @@ from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.devices import Devices
 from mfa_service.services.factors import Factors, Proof
+from mfa_service.services.links import ExternalId
 from mfa_service.services.policy import Policy
 from mfa_service.services.recovery_codes import FEW, RecoveryCodes
 from mfa_service.services.sessions import Account, Found, Grant, Sessions
@@ -55,6 +56,7 @@ class MFAPending:
 
     token: str = field(repr=False)
     methods: tuple[str, ...]
+    user_id: str
     expires_in: int = PENDING_SECONDS
 
 
@@ -99,6 +101,7 @@ class Waiting:
     """Whose password was right, and the second factors they have."""
 
     user_id: str
+    external_id: str | None
     methods: tuple[str, ...]
 
 
@@ -145,7 +148,7 @@ class Login:
     @unit_of_work
     def continue_for(
         self,
-        external_id: str | int,
+        external_id: ExternalId,
         *,
         username: str,
         email: str = "",
@@ -180,7 +183,7 @@ class Login:
         token = self.minter.pending(
             user_id=user.id, username=user.username, challenge_id=challenge_id, now=now.timestamp()
         )
-        pending = MFAPending(token, self.factors.methods_of(user.id))
+        pending = MFAPending(token, self.factors.methods_of(user.id), user.id)
         if pending.methods or user.had_factor_at is not None:
             return pending
         deadline = self.policy.find_deadline(user.id, starts=True)
@@ -196,9 +199,10 @@ class Login:
             pending = self.verifier.pending(token, now=self.now().timestamp())
         except MFAError:
             return None
-        if not self.challenges.is_open(pending):
+        user = self.users.find_active(pending.user_id)
+        if user is None or not self.challenges.is_open(pending):
             return None
-        return Waiting(pending.user_id, self.factors.methods_of(pending.user_id))
+        return Waiting(user.id, user.external_id, self.factors.methods_of(user.id))
 
     @unit_of_work
     def complete(

@@ -13,9 +13,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
+
+from mfa_service.services.unit_of_work import WRITES
 
 VERSION_TABLE = "mfa_alembic_version"
+#: Any number that nobody else uses for an advisory lock of PostgreSQL: the bytes of "mfa".
+_LOCK = 0x6D6661
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -37,13 +41,16 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
     SQLite alters a table by making it anew, and dropping the old one would take the rows that refer to it along: so
     foreign keys are off meanwhile, and looked at before the end.
     """
-    with engine.connect() as connection:
+    with engine.connect().execution_options(**{WRITES: True}) as connection:
         is_sqlite = engine.dialect.name == "sqlite"
         driver: Any = connection.connection.driver_connection
         if is_sqlite:
             driver.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
+                if not is_sqlite:
+                    # Of replicas that start together one migrates; the others wait, and find it done.
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
                 yield connection
                 if is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise RuntimeError("the migration broke a reference: nothing was changed")

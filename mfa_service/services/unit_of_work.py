@@ -40,9 +40,17 @@ WRITES, SINGLE = "mfa_writes", "mfa_single"
 class UnitOfWork:
     """Runs functions in one transaction of the thread's session. `after_commit` gets what the audit collected."""
 
-    def __init__(self, session: scoped_session[Session], after_commit: Callable[[list[Any]], None]) -> None:
+    def __init__(
+        self,
+        session: scoped_session[Session],
+        after_commit: Callable[[list[Any]], None],
+        *,
+        isolation_level: str | None = None,
+    ) -> None:
+        """`isolation_level`: for an engine that may have any other."""
         self._session = session
         self._after_commit = after_commit
+        self._options = {"isolation_level": isolation_level} if isolation_level else {}
 
     def run(self, work: Callable[[], R], *, writes: bool) -> R:
         """Run `work`; within another unit it joins that one.
@@ -90,7 +98,7 @@ class UnitOfWork:
         session, began = self._session(), time.monotonic()
         session.info.update(is_in_unit=True, events=[])
         try:
-            session.connection(execution_options={WRITES: writes})
+            session.connection(execution_options={WRITES: writes, **self._options})
             outcome = _outcome(work)
             session.flush()
             if writes and time.monotonic() - began > LONGEST_SECONDS:

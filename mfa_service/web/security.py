@@ -151,7 +151,8 @@ def own_origins() -> tuple[str, ...]:
 
     https is one of them always: behind a proxy that ends TLS this is all that shows of it.
     """
-    public = urlsplit(services().settings.public_url)
+    settings = services().settings
+    public = urlsplit(settings.public_url if settings.has_public_url else f"https://{request.host}")
     # Not `host_url`, where Werkzeug writes an international name as people read it; a browser never does.
     return f"{request.scheme}://{request.host}", f"https://{request.host}", f"{public.scheme}://{public.netloc}"
 

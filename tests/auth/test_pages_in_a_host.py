@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 from flask import Flask, redirect, request, session
+from jinja2 import StrictUndefined
 from sqlalchemy import create_engine
 from werkzeug.wrappers import Response
 
@@ -212,6 +213,48 @@ def test_the_hosts_sign_out_works_wherever_it_comes_from(browser: Browser, secre
     assert browser.post("/logout", Origin="https://evil.example").status_code == 302
     assert browser.cookie(SESSION) is None
     assert browser.get("/account").status_code == 303
+
+
+def test_a_pending_cookie_counts_only_for_whom_the_host_has_signed_in(
+    browser: Browser, secret: str, clock: Clock, rows: Rows
+) -> None:
+    browser.post("/login", {"user": "7"})  # and no code
+    with browser.client.session_transaction() as theirs:
+        theirs["user"] = "8"
+    before = rows("SELECT count(*) AS n FROM mfa_locks")
+    clock.advance(30)
+    answer = browser.post("/auth/code", {"code": now(secret, clock), "next": "/account"})
+    assert answer.headers["Location"] == "/auth/authenticator?next=/account"
+    assert browser.cookie(SESSION) is None
+    assert rows("SELECT count(*) AS n FROM mfa_locks") == before
+
+
+def test_coming_again_as_the_same_user_ends_nothing(browser: Browser, secret: str, clock: Clock) -> None:
+    enter(browser, secret, clock)
+    browser.get("/auth/authenticator", Sec_Fetch_Site="cross-site")
+    assert browser.get("/account").text == "orders of 7"
+
+
+def test_a_host_whose_ids_are_numbers_is_understood(make_host: MakeHost, clock: Clock) -> None:
+    app = make_host()
+    app.extensions["mfa_service"].host.current_user_loader(
+        lambda: HostUser(int(session["user"]), "seven") if session.get("user") else None
+    )
+    browser = Browser(app)
+    browser.post("/login", {"user": "7"})
+    browser.follow()
+    browser.press()
+    browser.press(code=totp(browser.page.codes[0], int(clock()) // 30))
+    assert browser.get("/account").text == "orders of 7"
+
+
+def test_a_hosts_jinja_may_be_strict(make_host: MakeHost) -> None:
+    app = make_host()
+    app.jinja_env.undefined = StrictUndefined
+    browser = Browser(app)
+    browser.post("/login", {"user": "7"})
+    for path in ("/auth/authenticator", "/auth/recovery-code"):
+        assert browser.get(path).status_code == 200
 
 
 def test_a_new_sign_in_takes_the_place_of_the_session_before(
