@@ -1,9 +1,13 @@
 """The whole of it as deploy/ puts it together: nginx with TLS, two replicas, PostgreSQL and Redis."""
 
 import contextlib
+import http.client
 import json
 import os
+import socket
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,7 +20,7 @@ import pytest
 import redis as redis_client
 
 from tests.browsers import Phone
-from tests.conftest import empty, free_port, program, running
+from tests.conftest import ROOT, empty, free_port, program, running
 from tests.factories import PASSWORD
 from tests.services import Rows
 from tests.stack import NAME, Replica, Reply, Stack, nginx_command, site, within
@@ -233,8 +237,22 @@ def test_a_rolling_restart_fails_nobody(start: "Start") -> None:
     assert [(answer.status, answer.text) for answer in answers if answer.status != 200] == []
 
 
+def test_with_a_socket_that_systemd_holds_a_restart_is_a_pause(settings: "Settings", tmp_path: Path) -> None:
+    with systemd(settings, tmp_path) as service:
+        service.start()
+        assert "READY=1" in service.said, "Type=notify: systemd knows when it is up"
+        service.stop()
+        with ThreadPoolExecutor() as pool:
+            asked = [pool.submit(service.status_of, "/readyz") for _ in range(5)]
+            time.sleep(1)
+            assert not any(each.done() for each in asked), "they wait, none is refused"
+            service.start()
+            assert [each.result() for each in asked] == [200] * 5
+
+
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
+Settings = dict[str, str]
 Start = Callable[..., Stack]
 CREDENTIALS = {"username": "ada", "password": PASSWORD}
 
@@ -247,11 +265,11 @@ def database(_migrated_postgresql: str) -> str:
 
 
 @pytest.fixture
-def start(config: dict[str, Any], redis: str) -> Iterator[Start]:
-    """Start the stack with settings of the test's own; one worker for each replica, so that a killed one is missed."""
+def settings(config: dict[str, Any], redis: str) -> Settings:
+    """Of a service behind one proxy, with a Redis that has counted nothing yet."""
     with redis_client.Redis.from_url(redis) as client:
         client.flushall()
-    shipped = {
+    return {
         "MFA_INSTANCE": config["MFA_INSTANCE"],
         "MFA_DATABASE_URL": config["MFA_DATABASE_URL"],
         "MFA_REDIS_URL": redis,
@@ -261,16 +279,18 @@ def start(config: dict[str, Any], redis: str) -> Iterator[Start]:
         "MFA_SEAL_SECONDS": "0",
         "MFA_SEALS_OUTPUT": "none",
     }
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Start]:
+    """Start the stack with settings of the test's own; one worker for each replica, so that a killed one is missed."""
     with tempfile.TemporaryDirectory(prefix="mfa-stack-") as folder, contextlib.ExitStack() as running_now:
 
         def begin(**overrides: Any) -> Stack:
-            settings = shipped | overrides
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
-            environment |= {"WEB_CONCURRENCY": "1", "MFA_REDIS_URL": redis}
-            if "TEST_KILL_AT" in settings:
-                app, environment["TEST_CONFIG"] = "tests.served:app", json.dumps(settings)
-            else:
-                app, environment = "wsgi:app", environment | settings
+            app, environment = "wsgi:app", environment_of(settings | overrides)
+            if "TEST_KILL_AT" in overrides:
+                app, environment = "tests.served:app", environment_of(settings)
+                environment["TEST_CONFIG"] = json.dumps(settings | overrides)
             replicas = [Replica(Path(folder), environment, app) for _ in range(2)]
             for replica in replicas:
                 running_now.callback(replica.kill)
@@ -285,6 +305,54 @@ def idle(tmp_path: Path) -> Iterator[Stack]:
     """nginx with nobody behind it."""
     with nginx(tmp_path, [Replica(tmp_path, {}), Replica(tmp_path, {})]) as stack:
         yield stack
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
+    return environment | {"WEB_CONCURRENCY": "1"} | settings
+
+
+class Held:
+    """A service whose socket somebody else holds, and who is told how it is: what systemd is to ours."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, ear: socket.socket) -> None:
+        self._listener, self._ear = listener, ear
+        self._environment = environment_of(settings) | {"NOTIFY_SOCKET": ear.getsockname()}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.said: list[str] = []
+
+    def start(self) -> None:
+        fd = self._listener.fileno()
+        # The number of the process is known to itself alone, and the socket is number 3.
+        line = f'exec 3<&{fd}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" -m gunicorn wsgi:app'
+        command = ["bash", "-c", line, sys.executable]
+        self._process = subprocess.Popen(command, env=self._environment, cwd=ROOT, pass_fds=[fd])
+        self.said = self._ear.recv(1024).decode().splitlines()
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=45)
+
+    def status_of(self, path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self._listener.getsockname()[1], timeout=60)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def systemd(settings: Settings, folder: Path) -> Iterator[Held]:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.settimeout(60)
+        ear.bind(str(folder / "notify"))
+        held = Held(settings, listener, ear)
+        try:
+            yield held
+        finally:
+            held.stop()
 
 
 @contextlib.contextmanager

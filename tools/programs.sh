@@ -7,6 +7,7 @@ command -v zbarimg >/dev/null || wanted="$wanted zbar-tools"
 command -v curl >/dev/null || wanted="$wanted curl"
 command -v nginx >/dev/null || wanted="$wanted nginx"
 command -v caddy >/dev/null || wanted="$wanted caddy"
+command -v systemd-analyze >/dev/null || wanted="$wanted systemd"
 command -v node >/dev/null || wanted="$wanted nodejs"
 command -v npm >/dev/null || wanted="$wanted npm"
 if [ -z "$wanted" ]; then
