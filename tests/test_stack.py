@@ -145,13 +145,14 @@ def test_headers_over_the_limit_do_not_reach_a_replica(idle: Stack) -> None:
 
 
 def test_slow_clients_hold_no_worker(start: "Start") -> None:
-    stack = start()
+    stack = start(**MANY)
     # More of them than both replicas have threads; half are slow with the header, half with the body.
     slow = [stack.connect() for _ in range(140)]
     for connection in slow[::2]:
         connection.sendall(b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nX-Slow: ")
+    head = b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Type: application/json\r\n"
     for connection in slow[1::2]:
-        connection.sendall(b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Length: 1000\r\n\r\n{")
+        connection.sendall(head + b"Content-Length: 1000\r\n\r\n{")
     for _ in range(8):
         for connection in slow:
             connection.sendall(b" ")
