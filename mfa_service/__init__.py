@@ -9,6 +9,9 @@ from typing import Any
 _HOMES = {
     "create_app": "mfa_service.app",
     "MFA": "mfa_service.extension",
+    "MFAPending": "mfa_service.services.login",
+    "SignedIn": "mfa_service.services.login",
+    "PasswordOnly": "mfa_service.services.login",
     "HostUser": "mfa_service.extension",
     "Guard": "mfa_service.guard",
     "require_mfa": "mfa_service.guard",

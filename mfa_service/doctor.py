@@ -4,7 +4,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -48,12 +48,13 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
 
 def examine_mounted(mount: Mount) -> list[Finding]:
     """The same of the service in a host's app, which has started: so its settings and keys are good."""
-    return _checked(mount.settings, mount.services.engine)
+    closed = replace(mount.settings, registration_open=False)  # there is no such route
+    return _checked(closed, mount.services.engine)
 
 
 def _checked(settings: Settings, engine: Engine) -> list[Finding]:
     findings = [Finding("ok", "settings", "complete and consistent; keys are present and strong")]
-    for check in (_files, _seals, _standards, _proxy, _limiter):
+    for check in (_files, _seals, _standards, _proxy, _registration, _limiter):
         findings += check(settings)
     return findings + list(_database(settings, engine))
 
@@ -69,7 +70,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
     secret += [path for path in _own_database(settings) if path.exists()]
     open_to_all = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_to_all:
-        yield Finding("error", "keys", f"{path} can be read by others: chmod go=")
+        yield Finding("error", "keys", f"{path} can be read by others: chmod go= {path}")
     if not open_to_all:
         yield Finding("ok", "keys", "keys and database files are their owner's alone")
 
@@ -120,6 +121,12 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning", "proxy", "MFA_TRUSTED_PROXIES is 0: behind a proxy all clients share one rate limit")
     else:
         yield Finding("ok", "proxy", f"{settings.public_url}, trusted proxies in front: {settings.trusted_proxies}")
+
+
+def _registration(settings: Settings) -> Iterator[Finding]:
+    if settings.has_cookie and settings.registration_open:
+        text = "MFA_REGISTRATION_OPEN is true: whoever registers passes a proxy that asks /auth/check for no role"
+        yield Finding("warning", "registration", text)
 
 
 def _limiter(settings: Settings) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ The host's tables, session, error handlers, logging and configuration stay as th
 calls: ours is another transaction.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -22,10 +23,11 @@ from typing import Any, TypeVar
 
 from flask import Flask, after_this_request, current_app
 from sqlalchemy import Engine, create_engine
+from werkzeug.exceptions import Unauthorized
 from werkzeug.wrappers import Response
 
 from mfa_service.auth import pages
-from mfa_service.config import Settings, from_environment, from_host
+from mfa_service.config import Settings, from_environment, from_host, unknown_names
 from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import ConfigurationError
 from mfa_service.guard import current_account
@@ -78,7 +80,10 @@ class MFA(Host):
         `app.config` that begin with MFA_, then those of the environment. Raises ConfigurationError, with everything
         that is wrong.
         """
-        settings = Settings.load(from_host(from_environment(os.environ)) | from_host(app.config))
+        source = from_host(from_environment(os.environ)) | from_host(app.config)
+        settings = Settings.load(source)
+        for warning in unknown_names(source):
+            logging.getLogger("mfa_service").warning(warning)
         if engine is None and settings.database_url:
             own = create_engine(settings.database, **options_for(settings.database))
             Mount(app, settings, own, clock=self._clock, host=self)
@@ -132,9 +137,8 @@ class MFA(Host):
 
     def end(self) -> None:
         """End the session of this browser, for the host's own sign-out; wherever the request comes from."""
-        found = self.login.find_by_cookie(cookies.read("session") or "")
-        if found:
-            self.login.sign_out(found[0], self.client, everywhere=False)
+        _current_mount().ensure_ready()
+        pages.leave()
 
         @after_this_request
         def forget(response: Response) -> Response:
@@ -156,6 +160,16 @@ class MFA(Host):
         """The id of the user whom the host has signed in."""
         user = self._find_current_user()
         return None if user is None else HostUser.of(user).external_id
+
+    def ask_to_sign_in(self) -> Response | None:
+        """Flask-Login's own answer to who is not signed in, where it knows a form to send them to."""
+        manager = getattr(current_app, "login_manager", None)
+        if manager is None or self._find_current_user() is not None:
+            return None
+        try:
+            return current_app.make_response(manager.unauthorized())
+        except Unauthorized:
+            return None
 
     def continue_current(self, following: str) -> Response | None:
         """Ask the user whom the host has signed in for the code."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import jwt
 
+from mfa_service.errors import Unavailable
+
 #: How long fetched keys are used before they are fetched again, in seconds.
 FRESH_SECONDS = 300
 #: How long nothing is fetched after a fetch, whatever unknown keys are named, in seconds.
@@ -40,16 +42,22 @@ class RemoteKeys:
         self._fetch = fetch or fetch_json
         self._clock = clock
         self._keys: Mapping[str, Any] = {}
+        self._has_read = False
         self._tried_at = -float("inf")
         self._is_fetching = threading.Lock()
 
     def find(self, kid: object) -> Any | None:
-        """The key of that `kid`, or None. `kid` is looked up, never followed."""
+        """The key of that `kid`, or None. `kid` is looked up, never followed.
+
+        Raises Unavailable as long as the keys could not be read once: nobody can tell then whether a token is good.
+        """
         if not isinstance(kid, str):
             return None
         pause = FRESH_SECONDS if kid in self._keys else PAUSE_SECONDS
         if self._clock() - self._tried_at >= pause:
             self._refresh(waits=not self._keys)
+        if not self._has_read:
+            raise Unavailable(retry_after=PAUSE_SECONDS)
         return self._keys.get(kid)
 
     def _refresh(self, *, waits: bool) -> None:
@@ -58,12 +66,18 @@ class RemoteKeys:
             return
         try:
             if self._clock() - self._tried_at >= PAUSE_SECONDS:
-                self._tried_at = self._clock()
-                self._keys = _parsed(self._fetch(self._url))
+                self._try()
+        finally:
+            self._is_fetching.release()
+
+    def _try(self) -> None:
+        try:
+            self._keys, self._has_read = _parsed(self._fetch(self._url)), True
         except (OSError, ValueError) as error:
             logging.getLogger("mfa_service").error("the keys at %s can't be read: %s", self._url, error)
         finally:
-            self._is_fetching.release()
+            # Only now: whoever comes before the very first keys are there has to wait for them.
+            self._tried_at = self._clock()
 
 
 def fetch_json(url: str) -> bytes:

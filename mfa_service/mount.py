@@ -45,6 +45,9 @@ class Host(Protocol):
     def find_current_id(self) -> str | None:
         """The id of the user whom the host itself has signed in, by a session of its own."""
 
+    def ask_to_sign_in(self) -> Response | None:
+        """Where somebody goes whom the host has not signed in; None where it has, or that is not known."""
+
     def continue_current(self, following: str) -> Response | None:
         """A response that asks that user for the second factor, or None if nobody is signed in."""
 

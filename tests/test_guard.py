@@ -17,7 +17,7 @@ from flask.views import MethodView, View
 
 from mfa_service.crypto.signing import SharedSecret, SigningKeys
 from mfa_service.crypto.tokens import MEMO_SIZE, PASSWORD, Identity, Minter
-from mfa_service.errors import ConfigurationError, InvalidToken
+from mfa_service.errors import ConfigurationError, InvalidToken, Unavailable
 from mfa_service.guard import Guard, current_identity, require_login, require_mfa
 from mfa_service.jwks import FRESH_SECONDS, PAUSE_SECONDS, RemoteKeys
 from tests.factories import bearer
@@ -243,6 +243,35 @@ def test_when_a_fetch_fails_the_old_keys_stay(published: "Published", failure: E
     assert keys.find(kid_of(KEY)) is None
 
 
+def test_who_comes_while_the_first_keys_are_fetched_waits_for_them(published: "Published") -> None:
+    (keys, _), found = remote(published), []
+    published.gate = threading.Event()
+    threads = [threading.Thread(target=lambda: found.append(keys.find(kid_of(KEY)))) for _ in range(4)]
+    threads[0].start()
+    published.reached.wait(5)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.1)
+    assert found == []
+    published.gate.set()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert None not in found
+    assert published.fetches == 1
+
+
+def test_before_the_keys_could_be_read_once_nobody_is_told_that_a_token_is_bad(published: "Published") -> None:
+    published.failure = OSError("down")
+    keys, clock = remote(published)
+    with pytest.raises(Unavailable) as refusal:
+        keys.find(kid_of(KEY))
+    assert refusal.value.retry_after == PAUSE_SECONDS
+    published.failure = None
+    clock.now += PAUSE_SECONDS
+    assert keys.find(kid_of(KEY)) is not None
+
+
 def test_one_thread_fetches_and_the_others_go_on(published: "Published") -> None:
     keys, clock = remote(published)
     keys.find(kid_of(KEY))
@@ -286,7 +315,8 @@ def test_over_http_it_is_the_document_that_the_service_publishes(serve: Callable
 
 def test_addresses_of_other_schemes_are_not_opened(tmp_path: Any) -> None:
     (tmp_path / "keys.json").write_text(json.dumps(SigningKeys([KEY]).public_jwks()))
-    assert RemoteKeys(f"file://{tmp_path}/keys.json").find(kid_of(KEY)) is None
+    with pytest.raises(Unavailable):
+        RemoteKeys(f"file://{tmp_path}/keys.json").find(kid_of(KEY))
 
 
 def test_a_large_answer_is_refused() -> None:
@@ -300,7 +330,8 @@ def test_a_large_answer_is_refused() -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Large) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert RemoteKeys(f"http://127.0.0.1:{server.server_port}/").find("x") is None
+        with pytest.raises(Unavailable):
+            RemoteKeys(f"http://127.0.0.1:{server.server_port}/").find("x")
         server.shutdown()
 
 

@@ -349,7 +349,7 @@ class Proxy:
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, serve: Callable[..., str], rows: Rows, behind: Behind) -> Iterator[Proxy]:
     binary = program(request.param)
-    address = serve(**settings())
+    address = serve(**settings() | {"MFA_REGISTRATION_OPEN": "true"})  # for making people by HTTP
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         start = {"nginx": nginx, "caddy": caddy}[request.param]

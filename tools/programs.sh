@@ -8,6 +8,7 @@ command -v curl >/dev/null || wanted="$wanted curl"
 command -v nginx >/dev/null || wanted="$wanted nginx"
 command -v caddy >/dev/null || wanted="$wanted caddy"
 command -v systemd-analyze >/dev/null || wanted="$wanted systemd"
+command -v chromium >/dev/null || wanted="$wanted chromium"
 command -v node >/dev/null || wanted="$wanted nodejs"
 command -v npm >/dev/null || wanted="$wanted npm"
 if [ -z "$wanted" ]; then

@@ -5,8 +5,8 @@ host's app the password is the host's affair: who is signed in there is asked fo
 has to come from a page of this origin, and leads back to a place on it.
 """
 
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
 
 from flask import Response, make_response, redirect, render_template, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
@@ -16,7 +16,8 @@ from werkzeug.wrappers import Response as Answer
 from mfa_service.answers import answer
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
-from mfa_service.services.login import Admission, MFAPending, Remember, SignedIn
+from mfa_service.services.login import Admission, MFAPending, PasswordOnly, Remember, SignedIn, Waiting
+from mfa_service.services.sessions import Found
 from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.blueprint import ensure_ready, make_blueprint
 from mfa_service.web.client import client_info
@@ -24,6 +25,9 @@ from mfa_service.web.contract import MAX_BYTES, limited
 from mfa_service.web.files import OURS, answer_with
 from mfa_service.web.limits import current_limits
 from mfa_service.web.security import ensure_own_origin, own_origins, page
+
+#: What a URL holds as it is (RFC 3986), beside letters and digits; anything else in it is percent-encoded.
+_IN_URLS = "%/?#[]@!$&'()*+,;=:"
 
 blueprint = make_blueprint("pages", template_folder="../templates")
 blueprint.before_request(ensure_ready)
@@ -34,6 +38,7 @@ def ensure_from_here() -> None:
     """Refuse forms of other origins, and bodies that no form of ours has."""
     request.max_content_length = request.max_form_memory_size = MAX_BYTES
     if request.method == "POST":
+        _ = request.form  # what is too large is refused now, not while a page for another refusal is made
         ensure_own_origin(request.method)
 
 
@@ -59,7 +64,7 @@ def sign_in() -> Answer:
     try:
         outcome = services().login.begin(
             request.form.get("username", "")[:256],
-            request.form.get("password", "")[:1024],
+            request.form.get("password", ""),
             client_info(),
             cookies.read("device"),
             wants_cookie=True,
@@ -83,9 +88,10 @@ def _add_sign_in(state: BlueprintSetupState) -> None:
 @page
 def code() -> Answer:
     """The form for a code: for who has given a password, or is signed in and has to show the factor again."""
-    found = cookies.find_session()
-    can_step_up = found is not None and found[0].is_complete
-    return _page("code.html") if cookies.read("pending") or can_step_up else _start()
+    waiting, found = _find_waiting(), _find_session()
+    if waiting:
+        return _page("code.html") if waiting.methods else redirect(_url("authenticator", next=_next()), 303)
+    return _page("code.html") if found and found[0].is_complete else _start()
 
 
 @blueprint.post("/code")
@@ -93,7 +99,8 @@ def code() -> Answer:
 @page
 def verify() -> Answer:
     """Take a code of the authenticator."""
-    return _prove(Proof("totp", request.form.get("code", "").strip()), "code.html")
+    # Apps show it in two halves, and so do people type it.
+    return _prove(Proof("totp", "".join(request.form.get("code", "").split())), "code.html")
 
 
 @blueprint.get("/recovery-code")
@@ -115,9 +122,10 @@ def recover() -> Answer:
 @page
 def authenticator() -> Answer:
     """Ask whether to make a secret: looking at a page must not make one."""
-    if not cookies.read("pending"):
+    waiting, found = _find_waiting(), _find_session()
+    if waiting is None:
         return _start()
-    return _page("authenticator.html", may_wait=cookies.find_session() is not None)
+    return _page("authenticator.html", may_wait=found is not None and found[0].user_id == waiting.user_id)
 
 
 @blueprint.post("/authenticator")
@@ -130,15 +138,16 @@ def enrol() -> Answer:
         enrolment = services().login.enrol(cookies.read("pending") or "", client_info(), ticket)
     except MFAError as refusal:
         return _again(refusal, "authenticator.html", wants_ticket=isinstance(refusal, FactorExists))
-    return _page("scan.html", enrolment=enrolment)
+    return _page("scan.html", enrolment=enrolment, can_repeat=ticket is None)
 
 
 @blueprint.post("/sign-out")
 @page
 def sign_out() -> Answer:
     """End the session of this browser."""
+    leave()
     response = redirect(_next(), 303)
-    end_session(response)
+    forget(response)
     return response
 
 
@@ -150,21 +159,29 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
 
     Whom policy lets go without a factor is offered one where that is what they came for.
     """
-    if isinstance(outcome, SignedIn):
-        return _arrive(outcome, redirect(following, 303))
     if isinstance(outcome, MFAPending):
         form = "code" if outcome.methods else "authenticator"
-        return _await(outcome, redirect(_url(form, next=following), 303))
-    target = _url("authenticator", next=following) if offers_factor else following
-    response = _arrive(outcome.signed_in, redirect(target, 303))
-    return _await(outcome.pending, response) if offers_factor else response
+        response = redirect(_url(form, next=following), 303)
+        if cookies.read("session"):
+            leave()  # whoever was signed in before: from here on a code is of the one who waits
+            cookies.drop(response, "session")
+        return _await(outcome, response)
+    if not (offers_factor and isinstance(outcome, PasswordOnly) and outcome.pending):
+        return _arrive(outcome, redirect(following, 303))
+    response = _arrive(outcome, redirect(_url("authenticator", next=following), 303))
+    return _await(outcome.pending, response)
 
 
-def end_session(response: Answer) -> None:
-    """End the session that the browser's cookie stands for, if there is one, and let the browser forget it."""
-    found = cookies.find_session()
+def leave() -> None:
+    """End the session that the browser's cookie stands for, if there is one; wherever the request comes from."""
+    cookie = cookies.read("session")
+    found = services().login.find_by_cookie(cookie) if cookie else None
     if found:
         services().login.sign_out(found[0], client_info(), everywhere=False)
+
+
+def forget(response: Answer) -> None:
+    """Let the browser forget who was signed in, or about to be."""
     cookies.drop(response, "session")
     cookies.drop(response, "pending")
 
@@ -174,9 +191,11 @@ def answer_browser(refusal: MFAError) -> Answer:
     wanted = request.accept_mimetypes.best_match(["application/json", "text/html"])
     if wanted != "text/html" or "Authorization" in request.headers:
         return answer(refusal)
+    if (asked := current_mount().host.ask_to_sign_in()) is not None:
+        return cast("Answer", asked)
     # What a form was about to do can't be done again by going there.
     came_from = urlsplit(request.referrer or "").path
-    following = request.script_root + request.full_path.rstrip("?") if request.method == "GET" else came_from
+    following = _here() if request.method == "GET" else came_from
     return redirect(_url("code", next=safe_next(following)), 303)
 
 
@@ -185,20 +204,26 @@ def safe_next(target: str) -> str:
     for origin in own_origins():
         target = target.removeprefix(origin) if target.startswith(f"{origin}/") else target
     is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target
-    return target if is_path and target.isascii() and target.isprintable() else "/"
+    return quote(target, safe=_IN_URLS) if is_path and target.isprintable() else "/"
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _here() -> str:
+    """Where this request went, as a browser writes it."""
+    path, query = request.script_root + request.path, quote(request.query_string, safe=_IN_URLS)
+    return quote(path, safe="/") + (f"?{query}" if query else "")
 
 
 def _prove(proof: Proof, form: str) -> Answer:
     pending, login = cookies.read("pending"), services().login
     try:
         if pending:
-            remember = Remember(request.user_agent.string[:64]) if "remember" in request.form else None
+            remember = Remember(client_info().user_agent[:64]) if "remember" in request.form else None
             signed_in = login.complete(pending, proof, client_info(), remember, wants_cookie=True)
             return _arrive(signed_in, _welcome(signed_in))
-        found = cookies.find_session()
+        found = _find_session()
         if found is None:
             raise NoToken
         login.step_up(found[0], proof, client_info())
@@ -210,18 +235,31 @@ def _prove(proof: Proof, form: str) -> Answer:
 def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     """The form once more, with what was wrong; from the beginning where the pending token is no longer good."""
     if not isinstance(refusal, InvalidPendingToken | NoToken):
-        return _page(form, refusal, **context)
-    response = _start()
-    cookies.drop(response, "pending")
-    return response
+        waiting = _find_waiting()
+        return _page(form, refusal, can_scan=waiting is not None and not waiting.methods, **context)
+    return _start()
+
+
+def _find_session() -> Found | None:
+    """Who is signed in; nobody if somebody else has signed in to the host with this browser."""
+    found, host = cookies.find_session(), current_mount().host
+    is_other = found is not None and host is not None and found[0].external_id != host.find_current_id()
+    return None if is_other else found
+
+
+def _find_waiting() -> Waiting | None:
+    """Whose password was right, and whose second factor is still to come."""
+    return services().login.find_waiting(cookies.read("pending") or "")
 
 
 def _start() -> Answer:
     host = current_mount().host
-    if host is None:
-        return redirect(_url("show_sign_in", next=_next()), 303)
-    response: Answer | None = host.continue_current(_next())
-    return response or _page("problem.html", NoToken())
+    begun: Answer | None = host.continue_current(_next()) if host else None
+    if begun:
+        return begun
+    response = _page("sign_in_first.html", status=401) if host else redirect(_url("show_sign_in", next=_next()), 303)
+    cookies.drop(response, "pending")
+    return response
 
 
 def _welcome(signed_in: SignedIn) -> Answer:
@@ -243,10 +281,11 @@ def _arrive(signed_in: SignedIn, response: Answer) -> Answer:
     return response
 
 
-def _page(template: str, refusal: MFAError | None = None, **context: Any) -> Response:
+def _page(template: str, refusal: MFAError | None = None, *, status: int = 200, **context: Any) -> Response:
     """A page; with a refusal its sentence and its status, so that scripts and limits see what happened."""
-    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url} | context
-    response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else 200)
+    shown = {"next": _next(), "refusal": refusal, "settings": services().settings, "url": _url}
+    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
+    response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else status)
     if refusal and refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
     return response

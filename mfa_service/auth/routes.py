@@ -191,9 +191,9 @@ def _pending(pending: MFAPending) -> LoginView:
 
 
 def _password_only(outcome: PasswordOnly) -> LoginView:
-    return _signed_in(outcome.signed_in).model_copy(
+    return _signed_in(outcome).model_copy(
         update={
-            "temp_token": outcome.pending.token,
+            "temp_token": outcome.pending.token if outcome.pending else None,
             "enrolment_required": False,
             "methods": [],
             "mfa_deadline": outcome.deadline,

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mfa_service.cli.group import confirm, mfa, open_services, operator, track, yes
+from mfa_service.cli.group import confirm, find_host, mfa, open_services, operator, track, yes
 from mfa_service.errors import MFAError
 from mfa_service.services import Services
 from mfa_service.services.people import BATCH, Newcomer, checked
@@ -38,9 +38,9 @@ def import_users(file: Path, dry_run: bool, report: Path | None, yes: bool) -> N
     """Bring accounts along: CSV with a heading, or one JSON object a line.
 
     Columns: username, email, password_hash (werkzeug, Django, passlib, bcrypt), and if there are any totp_secret
-    (base32) and roles (separated by spaces). A host app's users have its id in external_id, and no password_hash. Every
-    row is checked first. A name that is there already is left alone,
-    so a run that was killed is run again. Hashes are replaced at the next login; until then they take their own time.
+    (base32), roles (separated by spaces) and disabled (yes). A host app's users have its id in external_id, and no
+    password_hash. Every row is checked first. A name that is there already is left alone, so a run that was killed is
+    run again. Hashes are replaced at the next login; until then they take their own time.
     """
     count = _Count()
     with open_services() as services:
@@ -81,12 +81,15 @@ def _batches(file: Path, count: _Count) -> Iterator[list[Newcomer]]:
 
 def _people(file: Path, count: _Count) -> Iterator[Newcomer]:
     """Everybody in a file whose row does; the others are noted."""
+    needs_id = find_host() is not None
     seen: set[tuple[str, str]] = set()
     for line, row in _rows(file):
         try:
             if row is None:
                 raise ValueError("is not a JSON object")
             person = checked(row)
+            if needs_id and person.external_id is None:
+                raise ValueError("external_id is missing: the users are the app's own")
             if person.identity in seen:
                 raise ValueError(f"{person.identity[0]} stands twice in the file")
         except (MFAError, ValueError) as refusal:

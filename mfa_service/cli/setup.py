@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from mfa_service.crypto.chain import new_seal_key_pem
 from mfa_service.crypto.keyring import new_keyring_text
 from mfa_service.crypto.signing import file_name, new_key_pem
 from mfa_service.services import database, schema
+from mfa_service.services.roles import ADMIN
 
 
 @mfa.command()
@@ -45,15 +47,35 @@ def _own_engine() -> Engine:
     return database.engine_for(create_engine(load_settings(needs_keys=False).database))
 
 
+def _creates(command: Callable[..., None]) -> Callable[..., None]:
+    """What both commands that make an account take."""
+    email = click.option("--email", help="Where notices go; asked for if it is left out.")
+    stdin = click.option(
+        "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking."
+    )
+    return click.argument("username")(email(stdin(command)))
+
+
 @mfa.command("create-admin")
-@click.argument("username")
-@click.option("--email", help="Where notices go; asked for if it is left out.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@_creates
 def create_admin(username: str, email: str | None, password_stdin: bool) -> None:
     """Make an administrator, and show the QR code for their phone. The first sign-in with a code confirms it.
 
     Somebody who has an account already gets the role by `flask mfa set-role`.
     """
+    _create(username, email, (ADMIN,), password_stdin=password_stdin)
+    click.echo(f"{username} is an administrator. Scan the code, then sign in: it is not shown again.")
+
+
+@mfa.command("create-user")
+@_creates
+def create_user(username: str, email: str | None, password_stdin: bool) -> None:
+    """Make an account, also where registration is closed, and show the QR code for its phone."""
+    _create(username, email, (), password_stdin=password_stdin)
+    click.echo(f"{username} has an account. Scan the code, then sign in: it is not shown again.")
+
+
+def _create(username: str, email: str | None, roles: tuple[str, ...], *, password_stdin: bool) -> None:
     if password_stdin and not email:
         raise click.UsageError("--password-stdin needs --email: standard input holds the password alone")
     if find_host():
@@ -64,10 +86,9 @@ def create_admin(username: str, email: str | None, password_stdin: bool) -> None
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     with open_services() as services:
-        enrolment = services.accounts.create_administrator(username, password, email, operator().client)
+        enrolment = services.accounts.create(username, password, email, operator().client, roles=roles)
     click.echo(qr.as_text(enrolment.uri))
     click.echo(f"key for typing: {enrolment.secret}")
-    click.echo(f"{username} is an administrator. Scan the code, then sign in: it is not shown again.")
 
 
 @mfa.command()

@@ -7,6 +7,7 @@ checked here against the caller's clock. Tokens are compared by `jti` and `sid`,
 """
 
 import base64
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,6 +161,11 @@ class Verifier:
                 audience=self._audiences[kind.typ],
                 options=_CRYPTO_OPTIONS,
             )
+        except (jwt.InvalidIssuerError, jwt.InvalidAudienceError) as error:
+            # The signature is good: this is no attack, but a name that is written otherwise in two places.
+            expected = f"iss {self._issuer!r} and {self._audiences[kind.typ]!r} in aud"
+            logging.getLogger("mfa_service").warning("a token is refused, %s are expected: %s", expected, error)
+            raise InvalidToken from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise InvalidToken from None
         _ensure_sound(claims, kind, now)

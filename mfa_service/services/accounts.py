@@ -35,7 +35,7 @@ from mfa_service.services.hashing import Hashing, Place
 from mfa_service.services.links import Links
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
-from mfa_service.services.roles import ADMIN, Roles
+from mfa_service.services.roles import Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -96,12 +96,14 @@ class Accounts:
             raise
         return self._add(user, self._hashed(password), (), client)
 
-    def create_administrator(self, username: str, password: str, email: str, client: ClientInfo) -> Enrolment:
-        """Make an account that may administrate, whether or not registration is open; for the operator's terminal.
+    def create(
+        self, username: str, password: str, email: str, client: ClientInfo, *, roles: tuple[str, ...] = ()
+    ) -> Enrolment:
+        """Make an account whether or not registration is open; for the operator's terminal.
 
         Raises InvalidRequest, WeakPassword, Busy, UserExists.
         """
-        return self._add(self._new_user(username, password, email), self._hashed(password), (ADMIN,), client)
+        return self._add(self._new_user(username, password, email), self._hashed(password), roles, client)
 
     def _hashed(self, password: str) -> str:
         with self.hashing.place() as place:

@@ -59,18 +59,6 @@ class MFAPending:
 
 
 @dataclass(frozen=True)
-class PasswordOnly:
-    """Policy lets this account go without a second factor, until `deadline` if there is one.
-
-    It is signed in with `step: password`, and may enrol at any time with the pending token.
-    """
-
-    signed_in: "SignedIn"
-    pending: MFAPending
-    deadline: datetime | None
-
-
-@dataclass(frozen=True)
 class Remember:
     """A wish to have this device remembered, under a name that its user knows it by."""
 
@@ -95,8 +83,27 @@ class SignedIn:
     cookie: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class PasswordOnly(SignedIn):
+    """Policy lets this account go without a second factor, until `deadline` if there is one.
+
+    It is signed in with `step: password`, and may enrol at any time with the pending token.
+    """
+
+    pending: MFAPending | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Whose password was right, and the second factors they have."""
+
+    user_id: str
+    methods: tuple[str, ...]
+
+
 #: What a right password leads to.
-Admission = MFAPending | PasswordOnly | SignedIn
+Admission = MFAPending | SignedIn
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ class Login:
 
         `username` is a label; `client` is where the request came from (`MFA.client`). Raises ValueError for an id
         that is none, InvalidRequest for a name that is none, InvalidCredentials for an account that is disabled here.
+        Gives MFAPending, or SignedIn on a remembered device; a SignedIn that is PasswordOnly where policy lets the
+        account go without a second factor.
         """
         client = client or ClientInfo()
         user = self.accounts.link(external_id, username, email, client)
@@ -178,16 +187,18 @@ class Login:
         if deadline is not None and deadline <= now:
             return pending
         signed_in = self._sign_in(user, ("pwd",), client, step=PASSWORD, wants_cookie=wants_cookie)
-        return PasswordOnly(signed_in, pending, deadline)
+        return PasswordOnly(**vars(signed_in), pending=pending, deadline=deadline)
 
     @reading
-    def find_methods(self, token: str) -> tuple[str, ...] | None:
-        """The second factors of who waits behind a pending token; None for a token that is no longer good."""
+    def find_waiting(self, token: str) -> Waiting | None:
+        """Who waits behind a pending token, for showing the right form; None for a token that is no longer good."""
         try:
             pending = self.verifier.pending(token, now=self.now().timestamp())
         except MFAError:
             return None
-        return self.factors.methods_of(pending.user_id) if self.challenges.is_open(pending) else None
+        if not self.challenges.is_open(pending):
+            return None
+        return Waiting(pending.user_id, self.factors.methods_of(pending.user_id))
 
     @unit_of_work
     def complete(

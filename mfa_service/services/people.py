@@ -32,7 +32,7 @@ from mfa_service.services.users import password_context
 BATCH = 500
 #: The shortest and longest TOTP secret that is taken, in bytes (RFC 4226 section 4, R6).
 SECRET_BYTES = range(16, 129)
-_COLUMNS = ("username", "email", "password_hash", "totp_secret", "roles", "external_id")
+_COLUMNS = ("username", "email", "password_hash", "totp_secret", "roles", "external_id", "disabled")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Newcomer:
     password_hash: str | None = field(repr=False)
     totp_secret: bytes | None = field(repr=False)
     roles: tuple[str, ...]
+    is_disabled: bool
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -55,14 +56,17 @@ class Newcomer:
 
 def checked(row: Mapping[str, Any]) -> Newcomer:
     """Somebody from a row of a file. Raises InvalidRequest with a reason for each column that does not do."""
-    text = {name: row.get(name) or "" for name in _COLUMNS}
+    text = {name: "" if row.get(name) is None else row[name] for name in _COLUMNS}
     if wrong := [name for name, value in text.items() if not isinstance(value, str)]:
         raise InvalidRequest(fields=dict.fromkeys(wrong, "must be text"))
     roles = tuple(sorted(set(text["roles"].split())))
     ensure_names(roles)
     secret = _checked_secret(text["totp_secret"])
+    if text["disabled"] not in ("", "yes"):
+        raise InvalidRequest(fields={"disabled": "must be yes or empty"})
+    is_disabled = text["disabled"] == "yes"
     if text["external_id"]:
-        return _of_host(text, secret, roles)
+        return _of_host(text, secret, roles, is_disabled)
     return Newcomer(
         external_id=None,
         username=text["username"],
@@ -71,10 +75,11 @@ def checked(row: Mapping[str, Any]) -> Newcomer:
         password_hash=_checked_hash(text["password_hash"]),
         totp_secret=secret,
         roles=roles,
+        is_disabled=is_disabled,
     )
 
 
-def _of_host(text: Mapping[str, str], secret: bytes | None, roles: tuple[str, ...]) -> Newcomer:
+def _of_host(text: Mapping[str, str], secret: bytes | None, roles: tuple[str, ...], is_disabled: bool) -> Newcomer:
     if text["password_hash"]:
         raise InvalidRequest(fields={"password_hash": "must be empty where the user is a host's"})
     try:
@@ -82,7 +87,8 @@ def _of_host(text: Mapping[str, str], secret: bytes | None, roles: tuple[str, ..
     except ValueError as error:
         raise InvalidRequest(fields={"external_id": f"is none: {error}"}) from None
     label = usernames.label(text["username"])
-    return Newcomer(external_id, label, key_of(label), checked_address(text["email"]), None, secret, roles)
+    address = checked_address(text["email"])
+    return Newcomer(external_id, label, key_of(label), address, None, secret, roles, is_disabled)
 
 
 class People:
@@ -151,6 +157,7 @@ class People:
             password_set_at=now if hashed else None,
             created_at=now,
             seen_at=now,
+            disabled_at=now if person.is_disabled else None,
             had_factor_at=now if person.totp_secret else None,
         )
 
@@ -206,5 +213,7 @@ def _checked_secret(text: str) -> bytes | None:
     except (binascii.Error, ValueError):
         raise InvalidRequest(fields={"totp_secret": "is not base32"}) from None
     if len(secret) not in SECRET_BYTES:
-        raise InvalidRequest(fields={"totp_secret": f"must have {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes"})
+        most = SECRET_BYTES.stop - 1
+        reason = f"holds {len(secret)} bytes, not {SECRET_BYTES.start} (26 characters of base32) to {most}"
+        raise InvalidRequest(fields={"totp_secret": reason})
     return secret

@@ -28,8 +28,10 @@ TRIES = 5
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
-#: SQLSTATE of a table or a column that is missing, of a database that takes no changes, and of one that is full.
-_OUT_OF_ORDER = ("42P01", "42703", "25006", "53100", "53200", "53300")
+#: SQLSTATE of a table or a column that is missing.
+_NOT_MIGRATED = ("42P01", "42703")
+#: The same, of a database that takes no changes, and of one that is full.
+_OUT_OF_ORDER = (*_NOT_MIGRATED, "25006", "53100", "53200", "53300")
 #: Execution options of a connection whose transaction is going to write, and of one that runs a single statement
 #: (`services/database.py`).
 WRITES, SINGLE = "mfa_writes", "mfa_single"
@@ -80,7 +82,7 @@ class UnitOfWork:
                     continue
                 if not _is_out_of_order(error):
                     raise
-                logging.getLogger("mfa_service").error("the database is out of order: %s", cause(error))
+                logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), _hint(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
 
@@ -118,6 +120,13 @@ def _sqlstate(error: SQLAlchemyError) -> str | None:
 def cause(error: SQLAlchemyError) -> str:
     """What the driver said, without the statement and its values."""
     return str(getattr(error, "orig", error)).partition("\n")[0]
+
+
+def _hint(error: SQLAlchemyError) -> str:
+    """What an operator can do about it, where that is plain."""
+    if _sqlstate(error) in _NOT_MIGRATED or "no such table" in cause(error) or "no such column" in cause(error):
+        return ": run `flask mfa upgrade`"
+    return ": somebody else writes, and does not commit" if "database is locked" in cause(error) else ""
 
 
 def _outcome(work: Callable[[], R]) -> R | MFAError:

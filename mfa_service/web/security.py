@@ -146,10 +146,14 @@ def ensure_own_origin(method: str) -> None:
         raise ForeignOrigin
 
 
-def own_origins() -> tuple[str, str]:
-    """The origin that this request was sent to, and that of the public address."""
+def own_origins() -> tuple[str, ...]:
+    """The origins of pages on the host that this request was sent to, and that of the public address.
+
+    https is one of them always: behind a proxy that ends TLS this is all that shows of it.
+    """
     public = urlsplit(services().settings.public_url)
-    return request.host_url.rstrip("/"), f"{public.scheme}://{public.netloc}"
+    # Not `host_url`, where Werkzeug writes an international name as people read it; a browser never does.
+    return f"{request.scheme}://{request.host}", f"https://{request.host}", f"{public.scheme}://{public.netloc}"
 
 
 def _allow_origins(app: Flask, origins: frozenset[str]) -> None:

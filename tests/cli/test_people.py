@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from werkzeug.security import generate_password_hash
 
 from mfa_service.config import Settings
+from mfa_service.errors import InvalidCredentials
 from mfa_service.services import Services
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, SignedIn
@@ -141,9 +142,120 @@ def test_what_was_exported_can_be_brought_back(flask: Run, services: Services, p
     assert isinstance(services.login.begin("ada", "swordfish-1843", CLIENT), MFAPending)
 
 
+def test_who_was_disabled_comes_back_disabled(flask: Run, services: Services, people: Path) -> None:
+    write(people, [row("ada", CHEAP, disabled="yes"), row("bob", CHEAP), of_host("7", "eve", disabled="yes")])
+    flask("import-users", str(people), "--yes")
+    assert count(services, "mfa_users WHERE disabled_at IS NOT NULL") == 2
+    with pytest.raises(InvalidCredentials):
+        services.login.begin("ada", "swordfish-1843", CLIENT)
+    with pytest.raises(InvalidCredentials):
+        services.login.continue_for("7", username="eve", client=CLIENT)
+    assert isinstance(services.login.begin("bob", "swordfish-1843", CLIENT), MFAPending)
+
+
+@pytest.mark.parametrize(("column", "value"), [("disabled", "no"), ("external_id", 0), ("external_id", False)])
+def test_a_value_that_could_mean_anything_is_refused(
+    flask: Run, services: Services, people: Path, column: str, value: object
+) -> None:
+    people.write_text(json.dumps(row("ada", CHEAP) | {column: value}) + "\n")
+    assert column in flask("import-users", str(people), "--yes", code=1).stderr
+    assert count(services, "mfa_users") == 0
+
+
 def test_secrets_are_given_out_only_after_two_questions(flask: Run, services: Services) -> None:
     assert "Aborted" in flask("export-users", "--with-secrets", code=1, stdin="y\nn\n").stderr
     assert count(services, "mfa_events WHERE event = 'users.exported'") == 0
+
+
+# ── users of a host ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_users_of_a_host_come_with_their_id_and_their_authenticator(
+    flask: Run, services: Services, people: Path
+) -> None:
+    write(people, [of_host("7", "ada", totp_secret=SECRET, roles="staff"), of_host("8", "ada"), row("ada", CHEAP)])
+    assert "3 accounts brought" in flask("import-users", str(people), "--yes").stderr
+    pending = services.login.continue_for("7", username="ada", client=CLIENT)
+    assert isinstance(pending, MFAPending)
+    assert pending.methods == ("totp",)
+    code = totp(SECRET, int(services.clock()) // 30)
+    assert isinstance(services.login.complete(pending.token, Proof("totp", code), CLIENT), SignedIn)
+    other = services.login.continue_for("8", username="ada", client=CLIENT)
+    assert isinstance(other, MFAPending)
+    assert other.methods == ()
+    assert count(services, "mfa_users") == 3
+    assert count(services, "mfa_events WHERE event = 'user.imported'") == 3
+    assert count(services, "mfa_events WHERE event = 'user.linked'") == 0
+
+
+def test_an_id_is_brought_once_whatever_the_name(flask: Run, services: Services, people: Path) -> None:
+    write(people, [of_host("7", "ada", totp_secret=SECRET)])
+    flask("import-users", str(people), "--yes")
+    services.login.continue_for("8", username="bob", client=CLIENT)
+    write(people, [of_host("7", "countess"), of_host("8", "bob"), of_host("9", "ada")])
+    assert "1 accounts brought, 2 were there already" in flask("import-users", str(people), "--yes").stderr
+    assert count(services, "mfa_users WHERE username = 'countess'") == 0
+    assert count(services, "mfa_secrets") == 1
+
+
+def test_a_row_of_a_host_that_does_not_do_is_refused_with_its_reason(
+    flask: Run, services: Services, people: Path
+) -> None:
+    rows = [
+        of_host("7", "ada"),
+        of_host("7", "another name"),
+        of_host("8", "ada", password_hash=CHEAP),
+        {"external_id": 9, "username": "ada", "email": ""},
+        of_host("a\nb", "ada"),
+        of_host("x" * 256, "ada"),
+        of_host("10", ""),
+        of_host("11", "ada", totp_secret="1"),
+        of_host("12", "ada", roles="Staff!"),
+    ]
+    write(people, rows)
+    report = people.with_name("report")
+    answer = flask("import-users", str(people), "--dry-run", "--report", str(report), code=1)
+    assert "1 rows do, 8 are refused" in answer.stderr
+    refused = {line["line"]: line["reason"] for line in map(json.loads, report.read_text().splitlines())}
+    assert refused[2] == "external_id stands twice in the file"
+    assert refused[3] == "password_hash must be empty where the user is a host's"
+    assert refused[4] == "external_id must be text"
+    assert all(refused[line].startswith("external_id is none") for line in (5, 6))
+    assert refused[7].startswith("username")
+    assert refused[8].startswith("totp_secret")
+    assert count(services, "mfa_users") == 0
+
+
+def test_names_of_a_host_may_be_what_no_account_of_ours_could_be_called(
+    flask: Run, services: Services, people: Path
+) -> None:
+    write(people, [of_host("7", "Ada Lovelace: Countess"), of_host("8", "ada@example.com", email="nowhere")])
+    flask("import-users", str(people), "--yes")
+    assert count(services, "mfa_users WHERE external_id IS NOT NULL AND sealed_password IS NULL") == 2
+
+
+def test_a_table_may_hold_both_kinds(flask: Run, services: Services, people: Path) -> None:
+    with people.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["external_id", "username", "email", "password_hash"])
+        writer.writeheader()
+        writer.writerow({"external_id": "7", "username": "ada", "email": "", "password_hash": ""})
+        writer.writerow({"external_id": "", "username": "ada", "email": "a@example.com", "password_hash": CHEAP})
+    assert "2 accounts brought" in flask("import-users", str(people), "--yes").stderr
+    assert isinstance(services.login.begin("ada", "swordfish-1843", CLIENT), MFAPending)
+
+
+def test_users_of_a_host_that_were_exported_can_be_brought_back(flask: Run, services: Services, people: Path) -> None:
+    write(people, [of_host("7", "ada", totp_secret=SECRET, roles="staff"), of_host("8", "ada"), row("ada", CHEAP)])
+    flask("import-users", str(people), "--yes")
+    exported = [json.loads(line) for line in flask("export-users").stdout.splitlines()]
+    assert sorted(each["external_id"] for each in exported) == ["", "7", "8"]
+    whole = flask("export-users", "--with-secrets", "--yes").stdout
+    for table in ("mfa_secrets", "mfa_user_roles", "mfa_users"):
+        services.unit.run(lambda it=table: services.session.execute(text(f"DELETE FROM {it}")), writes=True)
+    people.write_text(whole)
+    assert "3 accounts brought" in flask("import-users", str(people), "--yes").stderr
+    again = flask("export-users", "--with-secrets", "--yes").stdout
+    assert contents(again) == contents(whole)
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +263,16 @@ def test_secrets_are_given_out_only_after_two_questions(flask: Run, services: Se
 
 def row(username: str, password_hash: str, **more: Any) -> dict[str, Any]:
     return {"username": username, "email": "someone@example.com", "password_hash": password_hash} | more
+
+
+def of_host(external_id: str, username: str, **more: Any) -> dict[str, Any]:
+    return {"external_id": external_id, "username": username, "email": "someone@example.com"} | more
+
+
+def contents(export: str) -> list[dict[str, Any]]:
+    """What an export holds, but for when it came here."""
+    rows = [json.loads(line) for line in export.splitlines()]
+    return sorted(({**each, "created_at": ""} for each in rows), key=lambda each: str(each["external_id"]))
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:

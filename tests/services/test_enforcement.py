@@ -76,9 +76,9 @@ def test_an_account_that_never_had_a_factor_is_let_in_by_its_password(optional: 
     assert isinstance(outcome, PasswordOnly)
     assert outcome.deadline is None
     assert outcome.pending.methods == ()
-    identity = identity_of(optional, outcome.signed_in)
+    identity = identity_of(optional, outcome)
     assert (identity.step, identity.amr) == ("password", ("pwd",))
-    assert finds(optional, outcome.signed_in)
+    assert finds(optional, outcome)
 
 
 def test_its_pending_token_enrols_and_verifies_at_any_time(optional: Services, ada: Person, clock: Clock) -> None:
@@ -99,7 +99,7 @@ def test_the_factor_of_registration_is_as_good(optional: Services, ada: Person) 
 
 
 def test_refreshing_makes_no_more_of_it(optional: Services, ada: Person, clock: Clock) -> None:
-    signed_in = let_in(optional, ada).signed_in
+    signed_in = let_in(optional, ada)
     for _ in range(3):
         clock.advance(3000)
         signed_in = optional.login.refresh(signed_in.refresh_token, CLIENT)
@@ -138,7 +138,7 @@ def test_a_factor_that_failures_have_disabled_is_asked_for_all_the_same(
 def test_the_first_factor_ends_the_sessions_of_a_password_alone(optional: Services, ada: Person) -> None:
     first, second = let_in(optional, ada), let_in(optional, ada)
     strong = verify(optional, second.pending.token, ada)
-    for weak in (first.signed_in, second.signed_in):
+    for weak in (first, second):
         assert not is_live(optional, weak)
         ensure_refused(InvalidRefreshToken, lambda it=weak: optional.login.refresh(it.refresh_token, CLIENT))
     assert is_live(optional, strong)
@@ -153,7 +153,7 @@ def test_no_device_is_remembered_by_a_password_alone(optional: Services, ada: Pe
 def test_a_session_of_a_password_alone_is_not_stepped_up_before_there_is_a_factor(
     client: FlaskClient, optional: Services, ada: Person, clock: Clock
 ) -> None:
-    token = let_in(optional, ada).signed_in.access_token
+    token = let_in(optional, ada).access_token
     answer = client.post("/auth/step-up", json={"totpCode": ada.code(clock())}, headers=bearer(token))
     assert refusal(answer) == (401, "full_authentication_required")
 
@@ -185,7 +185,7 @@ def test_before_the_deadline_login_and_summary_tell_it(
 def test_it_opens_these_four_routes_and_no_other_guarded_one(
     app: Flask, client: FlaskClient, optional: Services, ada: Person
 ) -> None:
-    headers, opened, guarded = bearer(let_in(optional, ada).signed_in.access_token), set(), set()
+    headers, opened, guarded = bearer(let_in(optional, ada).access_token), set(), set()
     for rule in app.url_map.iter_rules():
         for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
             if refusal(call(client, method, rule.rule, {})) != (401, "no_token"):
@@ -201,8 +201,8 @@ def test_it_opens_these_four_routes_and_no_other_guarded_one(
 
 
 def test_it_lists_and_ends_own_sessions(client: FlaskClient, optional: Services, ada: Person) -> None:
-    token = let_in(optional, ada).signed_in.access_token
-    other = identity_of(optional, let_in(optional, ada).signed_in).session_id
+    token = let_in(optional, ada).access_token
+    other = identity_of(optional, let_in(optional, ada)).session_id
     listed = client.get("/api/sessions", headers=bearer(token)).json["items"]
     assert other in [item["id"] for item in listed]
     assert client.delete(f"/api/sessions/{other}", headers=bearer(token)).status_code == 204
@@ -221,18 +221,18 @@ def test_past_the_deadline_there_is_nothing_but_enrolling(
     assert before.deadline is None
     end = optional.now() + timedelta(days=3)
     enforce(optional, user_id_of(rows, "ada"), Deadline(at=end) if by == "a date" else Deadline(days=3))
-    assert finds(optional, before.signed_in)
+    assert finds(optional, before)
     for _ in range(3):
         assert let_in(optional, ada).deadline == end
         clock.advance(DAY - 1)
     last = let_in(optional, ada)
     assert last.deadline == end
     clock.advance(2)
-    last_refreshed = optional.login.refresh(last.signed_in.refresh_token, CLIENT)
+    last_refreshed = optional.login.refresh(last.refresh_token, CLIENT)
     assert finds(optional, last_refreshed)
     clock.advance(1)
     with another(optional) as worker:
-        for signed_in in (last.signed_in, last_refreshed):
+        for signed_in in (last, last_refreshed):
             assert not finds(worker, signed_in)
             ensure_refused(InvalidRefreshToken, lambda it=signed_in: worker.login.refresh(it.refresh_token, CLIENT))
         outcome = begin(worker, ada)
@@ -264,8 +264,8 @@ def test_at_once_takes_effect_in_the_middle_of_a_session(
     let = let_in(optional, ada)
     enforce(optional, user_id_of(rows, "ada"), Deadline())
     with another(optional) as worker:
-        assert not finds(worker, let.signed_in)
-        ensure_refused(InvalidRefreshToken, lambda: worker.login.refresh(let.signed_in.refresh_token, CLIENT))
+        assert not finds(worker, let)
+        ensure_refused(InvalidRefreshToken, lambda: worker.login.refresh(let.refresh_token, CLIENT))
         assert isinstance(begin(worker, ada), MFAPending)
         assert verify(worker, let.pending.token, ada)
 
@@ -301,8 +301,8 @@ def test_a_rule_about_others_leaves_sessions_alone(optional: Services, ada: Pers
     bob = let_in(optional, Person("bob", PASSWORD, "", ""))
     set_policy(optional, "optional", roles={"staff": Deadline()})
     one_user(optional, user_id_of(rows, "ada"), Deadline())
-    assert finds(optional, bob.signed_in)
-    assert optional.login.refresh(bob.signed_in.refresh_token, CLIENT)
+    assert finds(optional, bob)
+    assert optional.login.refresh(bob.refresh_token, CLIENT)
 
 
 def test_a_role_that_is_given_later_takes_effect_at_the_next_request(
@@ -311,11 +311,11 @@ def test_a_role_that_is_given_later_takes_effect_at_the_next_request(
     set_policy(optional, "optional", roles={"finance": Deadline()})
     bob = register(optional, "bob")
     let = let_in(optional, bob)
-    headers = bearer(let.signed_in.access_token)
+    headers = bearer(let.access_token)
     assert client.get("/api/mfa", headers=headers).status_code == 200
     optional.administration.change(By(CLIENT), user_id_of(rows, "bob"), Changes(roles=("finance",)))
     assert refusal(client.get("/api/mfa", headers=headers)) == (401, "invalid_token")
-    answer = client.post("/auth/refresh", json={"refreshToken": let.signed_in.refresh_token})
+    answer = client.post("/auth/refresh", json={"refreshToken": let.refresh_token})
     assert refusal(answer) == (401, "invalid_refresh_token")
     assert client.post("/auth/login", json={"username": "bob", "password": PASSWORD}).json["enrolmentRequired"] is True
     assert verify(optional, let.pending.token, bob)
@@ -326,10 +326,10 @@ def test_a_session_that_policy_ended_does_not_come_back_with_the_policy_once_it_
 ) -> None:
     let = let_in(optional, ada)
     set_policy(optional, "required")
-    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(let.signed_in.refresh_token, CLIENT))
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(let.refresh_token, CLIENT))
     set_policy(optional, "optional")
-    assert not finds(optional, let.signed_in)
-    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(let.signed_in.refresh_token, CLIENT))
+    assert not finds(optional, let)
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(let.refresh_token, CLIENT))
 
 
 def test_a_policy_that_is_eased_between_login_and_verify_lets_nobody_past_the_code(
@@ -355,7 +355,7 @@ def test_of_logins_at_the_moment_of_a_new_policy_none_is_let_in_for_longer_than_
         for outcome in at_once(5, act)[1:]:
             assert isinstance(outcome, PasswordOnly | MFAPending), outcome
             if isinstance(outcome, PasswordOnly):
-                assert not finds(optional, outcome.signed_in)
+                assert not finds(optional, outcome)
 
 
 # ── going without again ──────────────────────────────────────────────────────────────────────────

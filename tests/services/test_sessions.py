@@ -13,8 +13,8 @@ from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import InvalidPendingToken, InvalidRefreshToken, InvalidToken, NotFound
 from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo
-from mfa_service.services.login import MFAPending
-from mfa_service.services.sessions import Account
+from mfa_service.services.login import MFAPending, SignedIn
+from mfa_service.services.sessions import Account, Found
 from tests.conftest import Clock
 from tests.factories import Person
 from tests.services import (
@@ -310,6 +310,135 @@ def test_signing_out_everywhere_ends_sessions_devices_and_pending_tokens_of_this
     assert events(rows).count("sessions.ended") == 1
 
 
+# ── cookies ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cookie_stands_for_its_session_and_finds_the_account_as_it_is_now(
+    services: Services, ada: Person, rows: Rows
+) -> None:
+    signed_in = with_cookie(services, ada)
+    identity, account = found_by(services, signed_in)
+    assert identity == identity_of(services, signed_in)
+    assert account == Account("ada", "someone@example.com", mfa_enabled=True)
+    rows("UPDATE mfa_users SET email = 'new@example.com'")
+    assert found_by(services, signed_in)[1].email == "new@example.com"
+
+
+def test_a_cookie_is_made_only_for_who_wants_one(services: Services, ada: Person, rows: Rows) -> None:
+    assert sign_in(services, ada).cookie is None
+    assert rows("SELECT cookie_digest FROM mfa_sessions") == [{"cookie_digest": None}]
+    begun = services.login.begin("ada", ada.password, CLIENT, wants_cookie=True)
+    assert isinstance(begun, MFAPending)
+
+
+def test_every_session_has_another_cookie_and_keeps_its_digest_only(
+    services: Services, ada: Person, rows: Rows
+) -> None:
+    cookies = [with_cookie(services, ada, steps).cookie or "" for steps in range(-2, 3)]
+    assert len(set(cookies)) == 5
+    assert min(len(cookie) for cookie in cookies) >= 43
+    kept = [row["cookie_digest"] for row in rows("SELECT cookie_digest FROM mfa_sessions")]
+    assert len(set(kept)) == 5
+    assert not set(kept) & set(cookies)
+    assert not any(cookie in repr(rows(f"SELECT * FROM {table}")) for cookie in cookies for table in EVERYWHERE)
+
+
+def test_a_cookie_is_shown_by_no_repr(services: Services, ada: Person) -> None:
+    signed_in = with_cookie(services, ada)
+    assert signed_in.cookie
+    assert signed_in.cookie not in repr(signed_in)
+
+
+def test_no_other_text_finds_a_session(services: Services, ada: Person, rows: Rows) -> None:
+    sign_in(services, ada)  # its digest is NULL
+    signed_in = with_cookie(services, ada, 1)
+    cookie = signed_in.cookie or ""
+    [kept] = rows("SELECT id, cookie_digest FROM mfa_sessions WHERE cookie_digest IS NOT NULL")
+    wrong = ["", "x", "%", "\0", "None", cookie[:-1], f"{cookie} ", cookie.swapcase(), kept["id"]]
+    wrong += [str(kept["cookie_digest"]), signed_in.refresh_token, signed_in.access_token, "x" * 5000]
+    for text in wrong:
+        assert services.login.find_by_cookie(text) is None, text
+    assert services.login.find_by_cookie(cookie)
+
+
+def test_a_cookie_ends_with_its_session_for_every_worker(services: Services, ada: Person) -> None:
+    first, second = (with_cookie(services, ada, steps) for steps in (0, 1))
+    services.login.sign_out(identity_of(services, first), CLIENT, everywhere=False)
+    with another(services) as worker:
+        assert worker.login.find_by_cookie(first.cookie or "") is None
+        assert worker.login.find_by_cookie(second.cookie or "")
+    services.login.sign_out(identity_of(services, second), CLIENT, everywhere=True)
+    assert services.login.find_by_cookie(second.cookie or "") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE mfa_sessions SET revoked_at = created_at",
+        "UPDATE mfa_users SET disabled_at = created_at",
+        "DELETE FROM mfa_sessions",
+        "UPDATE mfa_sessions SET expires_at = created_at",
+        "UPDATE mfa_sessions SET cookie_digest = NULL",
+    ],
+    ids=["revoked", "user disabled", "deleted", "expired", "without a cookie"],
+)
+def test_a_cookie_of_what_has_ended_finds_nobody(services: Services, ada: Person, rows: Rows, change: str) -> None:
+    signed_in = with_cookie(services, ada)
+    rows(change)
+    assert services.login.find_by_cookie(signed_in.cookie or "") is None
+
+
+def test_coming_with_a_cookie_keeps_a_session_from_being_idle_but_not_from_its_end(
+    services: Services, ada: Person, clock: Clock
+) -> None:
+    signed_in, began = with_cookie(services, ada), clock()
+    while clock() + 86399 < began + services.settings.session_seconds:
+        clock.advance(86399)
+        assert services.login.find_by_cookie(signed_in.cookie or "")
+    clock.advance(began + services.settings.session_seconds - clock() - 0.1)
+    assert services.login.find_by_cookie(signed_in.cookie or "")
+    clock.advance(0.1)
+    assert services.login.find_by_cookie(signed_in.cookie or "") is None
+
+
+def test_who_does_not_come_is_idle_after_a_day_sharp(services: Services, ada: Person, clock: Clock) -> None:
+    signed_in = with_cookie(services, ada)
+    clock.advance(86400)
+    assert services.login.find_by_cookie(signed_in.cookie or "") is None
+
+
+def test_coming_is_written_once_a_minute_at_most(services: Services, ada: Person, clock: Clock) -> None:
+    signed_in = with_cookie(services, ada)
+    with statements_of(services) as said:
+        for _ in range(12):  # two minutes
+            clock.advance(10)
+            assert services.login.find_by_cookie(signed_in.cookie or "")
+    assert said.count("UPDATE") == 2
+
+
+def test_a_cookie_that_can_only_be_read_about_turns_nobody_away(services: Services, ada: Person, clock: Clock) -> None:
+    signed_in = with_cookie(services, ada)
+    clock.advance(3600)
+    with another(services, database_url=read_only(services.settings.database)) as replica:
+        assert replica.login.find_by_cookie(signed_in.cookie or "")
+
+
+def test_refreshing_and_stepping_up_leave_the_cookie_as_it_is(services: Services, ada: Person, clock: Clock) -> None:
+    signed_in = with_cookie(services, ada)
+    services.login.refresh(signed_in.refresh_token, CLIENT)
+    clock.advance(30)
+    services.login.step_up(identity_of(services, signed_in), totp(ada.code(clock())), CLIENT)
+    identity, _ = found_by(services, signed_in)
+    assert identity.auth_time == int(clock())
+
+
+def test_a_device_that_is_remembered_gives_a_cookie_too(services: Services, ada: Person) -> None:
+    device = trust_device(services, ada)
+    signed_in = services.login.begin("ada", ada.password, CLIENT, device, wants_cookie=True)
+    assert isinstance(signed_in, SignedIn)
+    assert found_by(services, signed_in)[0].amr == ("pwd",)
+
+
 # ── fixtures and helpers ─────────────────────────────────────────────────────────────────────────
 
 
@@ -321,6 +450,21 @@ def ada(services: Services) -> Person:
 @pytest.fixture
 def identity(services: Services, ada: Person) -> Identity:
     return identity_of(services, sign_in(services, ada))
+
+
+EVERYWHERE = ["mfa_sessions", "mfa_challenges", "mfa_devices", "mfa_users", "mfa_events"]
+
+
+def with_cookie(services: Services, person: Person, steps: int = 0) -> SignedIn:
+    """Sign in with a browser."""
+    code = totp(person.code(services.clock(), steps))
+    return services.login.complete(log_in(services, person), code, CLIENT, wants_cookie=True)
+
+
+def found_by(services: Services, signed_in: SignedIn) -> Found:
+    found = services.login.find_by_cookie(signed_in.cookie or "")
+    assert found
+    return found
 
 
 @contextmanager
