@@ -44,6 +44,8 @@ threads = hashing_threads + hashing_queue + 24
 
 timeout = 30
 graceful_timeout = 30
+# Longer than a proxy keeps an idle connection (nginx: 60 s), or its next POST meets one that is just being closed.
+keepalive = 75
 # A worker that has leaked is replaced in time, and never all of them at once. 0: never.
 max_requests = number("GUNICORN_MAX_REQUESTS", 0, 0, 10**9)
 max_requests_jitter = max_requests // 10
