@@ -3,6 +3,7 @@
 TLS would be in front of them; the browsers of these tests speak as if there were some.
 """
 
+import http.client
 import itertools
 import json
 import re
@@ -63,6 +64,23 @@ def test_who_comes_is_told_to_the_app_behind(proxy: "Proxy") -> None:
 def test_what_a_client_says_of_itself_never_arrives(proxy: "Proxy", name: str) -> None:
     assert proxy.get("/", proxy.bearer | {name: "forged-by-client"}).status == 200
     assert "forged-by-client" not in json.dumps(proxy.behind.seen)
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/"])
+def test_a_client_can_not_have_the_identity_taken_away(proxy: "Proxy", path: str) -> None:
+    named = {"Host": "app.example", "Connection": "X-Auth-Subject, X-Auth-Username, X-Auth-Roles, X-Auth-Amr"}
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    connection.request("GET", path, headers=proxy.bearer | named)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert answer.status == 200
+    assert proxy.behind.seen[-1]["x-auth-subject"] == [proxy.user_id]
+
+
+def test_the_folder_without_its_slash_is_no_way_in(proxy: "Proxy") -> None:
+    proxy.get("/admin", {"Authorization": f"Bearer {proxy.by_device}"})
+    assert proxy.behind.seen == []
 
 
 def test_a_path_may_want_a_fresh_second_factor(proxy: "Proxy", rows: Rows) -> None:
