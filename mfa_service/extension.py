@@ -26,7 +26,7 @@ from sqlalchemy import Engine, create_engine
 from werkzeug.exceptions import Unauthorized
 from werkzeug.wrappers import Response
 
-from mfa_service.auth import pages
+from mfa_service.auth import browsers
 from mfa_service.config import Settings, from_environment, from_host, unknown_names
 from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import ConfigurationError
@@ -148,11 +148,11 @@ class MFA(Host):
     def end(self) -> None:
         """End the session of this browser, for the host's own sign-out; wherever the request comes from."""
         _current_mount().ensure_ready()
-        pages.leave()
+        browsers.leave()
 
         @after_this_request
         def forget(response: Response) -> Response:
-            pages.forget(response)
+            browsers.forget(response)
             return response
 
     # ── what the mount asks of its host ──────────────────────────────────────────────────────────
@@ -206,7 +206,7 @@ class MFA(Host):
             device_token=cookies.read("device"),
             wants_cookie=True,
         )
-        return pages.go_on(outcome, pages.safe_next(following), offers_factor=offers_factor)
+        return browsers.go_on(outcome, browsers.safe_next(following), offers_factor=offers_factor)
 
 
 def _current_mount() -> Mount:

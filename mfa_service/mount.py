@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 from werkzeug.wrappers import Response
 
 from mfa_service import api, auth
-from mfa_service.auth import pages
+from mfa_service.auth import browsers
 from mfa_service.config import Settings
 from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import ConfigurationError, SealBroken, Unauthenticated, Unavailable
@@ -161,7 +161,7 @@ class Mount:
         places = {auth.blueprint: auth_prefix, api.blueprint: api_prefix}
         places[meta.blueprint] = auth_prefix if self.is_embedded else ""
         if self.settings.has_cookie:
-            places[pages.blueprint] = auth_prefix
+            places[browsers.blueprint] = auth_prefix
         for blueprint, prefix in places.items():
             options: Any = {"name": self.name_of(blueprint), "is_embedded": self.is_embedded}
             app.register_blueprint(blueprint, url_prefix=prefix or None, **options)
@@ -170,7 +170,7 @@ class Mount:
                 app.view_functions[endpoint] = with_policy(self.limits.put_on(view))
 
     def _is_ours(self, endpoint: str) -> bool:
-        names = [self.name_of(each) for each in (auth.blueprint, api.blueprint, meta.blueprint, pages.blueprint)]
+        names = [self.name_of(each) for each in (auth.blueprint, api.blueprint, meta.blueprint, browsers.blueprint)]
         return endpoint.partition(".")[0] in names
 
     def _settle_in(self, app: Flask) -> None:
@@ -179,7 +179,7 @@ class Mount:
         self._ensure_apart(app)
         self._exempt_from_csrf(app)
         if self.settings.has_cookie:
-            app.register_error_handler(Unauthenticated, pages.answer_browser)
+            app.register_error_handler(Unauthenticated, browsers.answer_browser)
         app.before_request(functools.cache(functools.partial(self._look_once, app)))
 
     def _look_once(self, app: Flask) -> None:
