@@ -12,7 +12,7 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check demo timing requirements clean
+.PHONY: help serve test check bench demo timing requirements clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ lint: .venv/test
 
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)
+
+bench: .venv/test  ## Measure every goal beside its floor, and write bench/REPORT.md (ARGS=--quick: some minutes; needs wrk)
+	@$(BIN)/python -m bench $(ARGS)
 
 timing: .venv/serve  ## Ask whether the time of a refused login tells which names exist (needs raised limits: ARGS=--help)
 	@$(BIN)/python tools/timing.py $(ARGS)
