@@ -23,7 +23,12 @@ fi
 
 # Of npm: newman runs the collection under docs/, jose is another reader of our tokens (5 still does on Debian's Node).
 root=$(dirname "$0")/..
+# Node has a list of authorities of its own; a machine may trust others, too, and the other programs do.
+authorities=/etc/ssl/certs/ca-certificates.crt
+if [ -f "$authorities" ]; then
+    export NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-$authorities}"
+fi
 if command -v npm >/dev/null && ! { [ -x "$root/.node/node_modules/.bin/newman" ] && [ -d "$root/.node/node_modules/jose" ]; }; then
-    npm install --prefix "$root/.node" --no-audit --no-fund --silent newman@6 jose@5 >/dev/null \
+    timeout 300 npm install --prefix "$root/.node" --no-audit --no-fund --silent newman@6 jose@5 >/dev/null \
         || echo "could not install: newman, jose (tests that need them are skipped)"
 fi
