@@ -109,7 +109,6 @@ class Mount:
 
     def ensure_ready(self) -> None:
         """Raise SealBroken if the keyring is not the database's own, and Unavailable where that can't be told."""
-        self.services.sealer.ensure_running()
         try:
             self.services.health.ensure_keyring()
         except ConfigurationError as error:

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.opaque import is_id
@@ -157,20 +156,15 @@ class Administration:
         """Put other rules in place. Raises InvalidRequest."""
         self.change_policy(by, lambda _: rules)
 
+    @unit_of_work
     def change_policy(self, by: By, change: Callable[[Rules], Rules]) -> None:
         """Put in place what `change` makes of the rules as they are now. Raises InvalidRequest."""
-        try:
-            self._change_policy(by, change)
-        except IntegrityError:  # the very first policy, and somebody else was faster with it
-            self._change_policy(by, change)
-
-    @unit_of_work
-    def _change_policy(self, by: By, change: Callable[[Rules], Rules]) -> None:
         self.policy.hold()
         self._ensure_administrator(by)
+        ensure_names(change(self.policy.read()).roles)  # what is refused leaves nothing
+        self.policy.hold_for_change()
         before = self.policy.read()
         rules = change(before)
-        ensure_names(rules.roles)
         self.policy.replace(rules)
         self.audit.record(
             Event.POLICY_CHANGED, by.client, reason=by.reason, before=before.as_detail(), after=rules.as_detail()

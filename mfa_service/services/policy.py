@@ -7,11 +7,13 @@ is cached: the rules are read in the transaction that issues or refreshes a toke
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, and_, delete, exists, false, func, literal, or_, select, true
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import MFARequired
@@ -133,7 +135,21 @@ class Policy:
 
     def hold(self) -> None:
         """Of two units that change the policy at the same time, one waits here."""
-        self._session.scalar(select(PolicyMode).where(PolicyMode.id == 1).with_for_update())
+        self._held()
+
+    def hold_for_change(self) -> None:
+        """The same by who is going to change it: what is not there can't be held.
+
+        Where there is no row yet it is made, and says what none says; of two that make it one waits for the other.
+        """
+        if self._held() is None:
+            with suppress(IntegrityError), self._session.begin_nested():
+                self._session.add(PolicyMode(id=1, mode="required", created_at=ALWAYS))
+            self._held()
+
+    def _held(self) -> PolicyMode | None:
+        held = select(PolicyMode).where(PolicyMode.id == 1).with_for_update()
+        return self._session.scalar(held, execution_options={"populate_existing": True})
 
     def read(self) -> Rules:
         """The policy as it stands."""

@@ -21,6 +21,7 @@ def make_blueprint(name: str, **options: Any) -> Blueprint:
 
 def _begin() -> None:
     mount = current_mount()
+    mount.services.sealer.ensure_running()
     if mount.is_embedded:
         client.assign_request_id()
         if mount.metrics:
