@@ -145,7 +145,7 @@ def _storm(bench: Bench, service: str, token: str, idle: float, name: str, effor
     yield Figure(f"logins under saturation, {name}", "≥ 0.95 × `bcrypt`", f"{share:.2f}", share >= 0.95, told)
     rate = idle / 4
     alone = load.at_rate(service, "/api/profile", token, rate, effort.storm_seconds)
-    with _beside(bench, people, effort) as storm:
+    with _Beside(bench, people, effort) as storm:
         kept = load.at_rate(service, "/api/profile", token, rate, effort.storm_seconds)
     yield from _storm_figures(name, rate, alone, kept, storm.result, floor)
 
@@ -169,10 +169,6 @@ class _Beside:
         good, refused, lasted = (float(number) for number in told.split())
         self.result = load.Answers(lasted=lasted)
         self.result.statuses.update({200: int(good), 503: int(refused)})
-
-
-def _beside(bench: Bench, people: list[tuple[str, str]], effort: Effort) -> _Beside:
-    return _Beside(bench, people, effort)
 
 
 def _storm_figures(

@@ -1,14 +1,11 @@
 """What the work costs with nothing around it: the programs that the service is measured against."""
 
-import hashlib
-import hmac
 import os
 import threading
 import time
 
 import bcrypt
 import jwt
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flask import Flask, jsonify, request
 from flask_talisman import Talisman
 from sqlalchemy import Column, MetaData, String, Table, create_engine, select
@@ -95,16 +92,3 @@ def hashes_a_second(seconds: float, cost: int = 12) -> float:
     for thread in threads:
         thread.join()
     return count / (time.monotonic() - began)
-
-
-def codes_a_second(seconds: float, window: int = 2) -> float:
-    """How many codes one thread checks without any database: a MAC for each step, and one sealed value opened."""
-    key, box, count = os.urandom(20), AESGCM(os.urandom(32)), 0
-    sealed = box.encrypt(bytes(12), key, b"row")
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        secret = box.decrypt(bytes(12), sealed, b"row")
-        for step in range(-window, window + 1):
-            hmac.digest(secret, (56_000_000 + step).to_bytes(8, "big"), hashlib.sha1)
-        count += 1
-    return count / seconds

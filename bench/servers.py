@@ -1,6 +1,5 @@
 """What is measured, started on loopback: the service, its floors, a PostgreSQL and a Redis of their own."""
 
-import json
 import os
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from sqlalchemy import create_engine
 
 from mfa_service.config import Settings
 from mfa_service.crypto.opaque import new_id
-from mfa_service.crypto.totp import as_base32, code_at, step_at
+from mfa_service.crypto.totp import code_at, step_at
 from mfa_service.services import Services, schema
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.database import engine_for
@@ -125,10 +124,6 @@ def _pending(services: Services, user_id: str) -> str:
     return services.minter.pending(user_id=user_id, username="x", challenge_id=challenge, now=time.time())
 
 
-def manual_key(secret: bytes) -> str:
-    return as_base32(secret)
-
-
 @contextmanager
 def postgresql() -> Iterator[str]:
     """A PostgreSQL of our own, from a wheel."""
@@ -197,9 +192,3 @@ def memory_of(address: str) -> list[float]:
         except OSError:
             continue
     return sorted(found, reverse=True)
-
-
-def versions() -> str:
-    """What was measured with."""
-    told = {"python": sys.version.split()[0], "cores": os.cpu_count()}
-    return json.dumps(told)

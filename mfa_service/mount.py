@@ -1,7 +1,8 @@
 """The service as it is mounted in one app: `app.extensions["mfa_service"]`. In a host it touches what it brings along.
 
-What a host gets besides blueprints under names and prefixes of its own: an error handler for our refusals, raised by
-`require_mfa` in its views, and one function that looks at the app once, with the first request.
+What a host gets besides blueprints under names and prefixes of its own: error handlers for our refusals, raised by
+`require_mfa` in its views, and two functions, the guard's and one here, that look at the app once, with the first
+request.
 """
 
 import functools
@@ -124,6 +125,10 @@ class Mount:
             self.services.close()
             raise
 
+    def is_current(self, external_id: str | None) -> bool:
+        """Whether an account is that of whom the host itself has signed in; without a host nobody asks."""
+        return self.host is None or (external_id is not None and external_id == self.host.find_current_id())
+
     # ── who comes ────────────────────────────────────────────────────────────────────────────────
 
     def _find_account(self, identity: Identity) -> Account | None:
@@ -135,9 +140,8 @@ class Mount:
         if self.host is None or found is None:
             return found
         identity, account = found
-        if self.host.find_current_id() is None:
-            return None  # a browser's session counts beside the host's own
-        of_host = self._of_host(identity, account)
+        # A browser's session counts beside the host's own; a token does without one.
+        of_host = self._of_host(identity, account) if self.is_current(identity.external_id) else None
         return (identity, of_host) if of_host else None
 
     def _of_host(self, identity: Identity, account: Account) -> Account | None:
@@ -155,15 +159,16 @@ class Mount:
     # ── where it lies ────────────────────────────────────────────────────────────────────────────
 
     def _register(self, app: Flask) -> None:
-        auth_prefix = self.settings.auth_prefix if self.is_embedded else "/auth"
-        api_prefix = self.settings.api_prefix if self.is_embedded else "/api"
-        places = {auth.blueprint: auth_prefix, api.blueprint: api_prefix}
-        places[meta.blueprint] = auth_prefix if self.is_embedded else ""
-        if self.settings.has_cookie:
-            places[browsers.blueprint] = auth_prefix
+        own = self.settings
+        auth_at, api_at, meta_at = "/auth", "/api", None
+        if self.is_embedded:
+            auth_at, api_at, meta_at = own.auth_prefix, own.api_prefix, own.auth_prefix
+        places = {auth.blueprint: auth_at, api.blueprint: api_at, meta.blueprint: meta_at}
+        if own.has_cookie:
+            places[browsers.blueprint] = auth_at
         for blueprint, prefix in places.items():
             options: Any = {"name": self.name_of(blueprint), "is_embedded": self.is_embedded}
-            app.register_blueprint(blueprint, url_prefix=prefix or None, **options)
+            app.register_blueprint(blueprint, url_prefix=prefix, **options)
         for endpoint, view in list(app.view_functions.items()):
             if self._is_ours(endpoint):
                 app.view_functions[endpoint] = with_policy(self.limits.put_on(view))

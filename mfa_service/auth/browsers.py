@@ -31,23 +31,20 @@ blueprint.before_request(ensure_ready)
 
 def find_session() -> Found | None:
     """Who is signed in; nobody if somebody else has signed in to the host with this browser."""
-    found, host = cookies.find_session(), current_mount().host
-    is_other = found is not None and host is not None and found[0].external_id != host.find_current_id()
-    return None if is_other else found
+    found = cookies.find_session()
+    return found if found and current_mount().is_current(found[0].external_id) else None
 
 
-def _is_of_another(user_id: str) -> bool:
-    """Whether the browser's session is somebody else's."""
+def _find_any_session() -> Found | None:
+    """Whose session the browser's cookie stands for, whoever asks: for ending it, which gives nobody anything."""
     cookie = cookies.read("session")
-    found = services().login.find_by_cookie(cookie) if cookie else None
-    return found is not None and found[0].user_id != user_id
+    return services().login.find_by_cookie(cookie) if cookie else None
 
 
 def find_waiting() -> Waiting | None:
     """Whose password was right, and whose second factor is still to come; in a host it is of who is signed in there."""
-    waiting, host = services().login.find_waiting(cookies.read("pending") or ""), current_mount().host
-    is_other = waiting is not None and host is not None and waiting.external_id != host.find_current_id()
-    return None if is_other else waiting
+    waiting = services().login.find_waiting(cookies.read("pending") or "")
+    return waiting if waiting and current_mount().is_current(waiting.external_id) else None
 
 
 # ── where to ─────────────────────────────────────────────────────────────────────────────────────
@@ -61,7 +58,8 @@ def go_on(outcome: Admission, following: str, *, offers_factor: bool) -> Answer:
     if isinstance(outcome, MFAPending):
         form = "code" if outcome.methods else "authenticator"
         response = redirect(place_of(form, next=following), 303)
-        if _is_of_another(outcome.user_id):
+        before = _find_any_session()
+        if before and before[0].user_id != outcome.user_id:
             leave()  # from here on a code is of the one who waits
             cookies.drop(response, "session")
         return _await(outcome, response)
@@ -87,9 +85,7 @@ def begin_again() -> Answer:
 
 def leave() -> None:
     """End the session that the browser's cookie stands for, if there is one; wherever the request comes from."""
-    cookie = cookies.read("session")
-    found = services().login.find_by_cookie(cookie) if cookie else None
-    if found:
+    if found := _find_any_session():
         services().login.sign_out(found[0], client_info(), everywhere=False)
 
 

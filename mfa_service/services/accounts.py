@@ -189,7 +189,7 @@ class Accounts:
 
     @reading
     def _get(self, user_id: str) -> User:
-        user = self.session.get(User, user_id)
+        user = self.users.find_unheld(user_id)
         if user is None:
             raise InvalidToken
         return user

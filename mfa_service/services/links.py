@@ -74,7 +74,7 @@ def checked_external_id(external_id: ExternalId) -> str:
     """
     text = str(external_id) if type(external_id) in (str, int, UUID) else ""
     if not text.isprintable() or not 0 < len(text) <= MAX_EXTERNAL_ID or text == "None":
-        raise ValueError(f"a user's id must be text or a number of 1 to {MAX_EXTERNAL_ID} characters")
+        raise ValueError(f"a user's id must be text, a number or a UUID, of 1 to {MAX_EXTERNAL_ID} characters")
     return text
 
 

@@ -199,8 +199,8 @@ class Login:
             pending = self.verifier.pending(token, now=self.now().timestamp())
         except MFAError:
             return None
-        user = self.users.find_active(pending.user_id)
-        if user is None or not self.challenges.is_open(pending):
+        user = self.users.find_unheld(pending.user_id)
+        if user is None or user.disabled_at is not None or not self.challenges.is_open(pending):
             return None
         return Waiting(user.id, user.external_id, self.factors.methods_of(user.id))
 

@@ -22,6 +22,10 @@ class Users:
         held = select(User).where(User.id == user_id).with_for_update()
         return self._session.scalar(held, execution_options={"populate_existing": True})
 
+    def find_unheld(self, user_id: str) -> User | None:
+        """The same for who only looks."""
+        return self._session.get(User, user_id, populate_existing=True)
+
     def find_external(self, external_id: str) -> User | None:
         """The account of a host's user, held."""
         held = select(User).where(User.external_id == external_id).with_for_update()

@@ -151,10 +151,11 @@ def own_origins() -> tuple[str, ...]:
 
     https is one of them always: behind a proxy that ends TLS this is all that shows of it.
     """
-    settings = services().settings
-    public = urlsplit(settings.public_url if settings.has_public_url else f"https://{request.host}")
     # Not `host_url`, where Werkzeug writes an international name as people read it; a browser never does.
-    return f"{request.scheme}://{request.host}", f"https://{request.host}", f"{public.scheme}://{public.netloc}"
+    here = f"{request.scheme}://{request.host}", f"https://{request.host}"
+    settings = services().settings
+    public = urlsplit(settings.public_url)
+    return (*here, f"{public.scheme}://{public.netloc}") if settings.has_public_url else here
 
 
 def _allow_origins(app: Flask, origins: frozenset[str]) -> None:
