@@ -1,6 +1,7 @@
 """Administration: each act is on record, the last administrator stays, and nothing happens to anybody else."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -126,6 +127,23 @@ def test_changes_of_the_policy_at_the_same_time_are_all_made(services: Services)
 
     assert at_once(5, enforce) == [None] * 5
     assert set(services.policy.show().roles) == {f"r{place}" for place in range(5)}
+
+
+@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=pytest.mark.services)], indirect=True)
+def test_the_very_first_ones_are_kept_though_neither_saw_the_other(services: Services) -> None:
+    both_have_looked = threading.Barrier(2, timeout=10)
+
+    def enforce(place: int) -> None:
+        looks = iter([both_have_looked.wait])
+
+        def change(rules: Rules) -> Rules:
+            next(looks, lambda: 0)()  # the first time only
+            return replace(rules, roles={**rules.roles, f"r{place}": Deadline()})
+
+        services.administration.change_policy(By(ClientInfo()), change)
+
+    assert at_once(2, enforce) == [None] * 2
+    assert set(services.policy.show().roles) == {"r0", "r1"}
 
 
 def test_an_administrator_who_has_not_enrolled_is_no_other_one(services: Services, root: By, rows: Rows) -> None:
