@@ -1,5 +1,7 @@
 """Other implementations of JWT read our tokens, and what they forge is refused: joserfc of PyPI, jose of npm."""
 
+import base64
+import hmac
 import json
 import os
 import subprocess
@@ -168,8 +170,19 @@ def forge_by_joserfc(header: dict[str, Any], claims: dict[str, Any], key: Key) -
     registry = jws.JWSRegistry(known, [header["alg"]], strict_check_header=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of no algorithm, and of a secret that is a public key: it's what we want
+        if isinstance(key, bytes) and header["alg"] == "HS256":
+            return _with_mac(
+                jws.serialize_compact(header, json.dumps(claims), OctKey.generate_key(), registry=registry), key
+            )
         private = OctKey.import_key(key) if isinstance(key, bytes) else ECKey.import_key(pem_of(key))
         return jws.serialize_compact(header, json.dumps(claims), private, registry=registry)
+
+
+def _with_mac(token: str, key: bytes) -> str:
+    """The token under another secret: joserfc lends no hand where that is somebody's public key."""
+    signed = token.rpartition(".")[0]
+    mac = base64.urlsafe_b64encode(hmac.digest(key, signed.encode(), "sha256")).rstrip(b"=")
+    return f"{signed}.{mac.decode()}"
 
 
 def read_by_jose(token: str, wanted: Wanted) -> dict[str, Any]:
