@@ -149,7 +149,7 @@ def test_what_can_be_no_id_is_a_mistake_of_the_host(services: Services, rows: Ro
         lambda: continue_for(services, external_id),
         lambda: services.accounts.unlink(external_id),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ValueError, match="a user's id must be text or a number"):
+        with pytest.raises(ValueError, match="a user's id must be text, a number or a UUID, of 1 to 255 characters"):
             act()
     assert rows("SELECT id FROM mfa_users") == []
 
