@@ -1,18 +1,20 @@
 """Load on loopback, bounded in count and time: wrk for as fast as it goes, threads of our own for a fixed rate."""
 
-import http.client
 import json
 import re
+import socket
 import statistics
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 CONNECTIONS = 16
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
 
 
 @dataclass
@@ -21,18 +23,24 @@ class Answers:
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
+    refused_seconds: list[float] = field(default_factory=list)
     lasted: float = 0.0
 
     def add(self, status: int, took: float) -> None:
         self.statuses[status] += 1
-        self.seconds.append(took)
+        (self.refused_seconds if status == 503 else self.seconds).append(took)
 
     def rate(self, *statuses: int) -> float:
         """Answers of these statuses in a second."""
         return sum(self.statuses[status] for status in statuses) / max(self.lasted, 1e-9)
 
     def percentile(self, share: float) -> float:
-        return statistics.quantiles(self.seconds, n=1000)[int(share * 1000) - 1] if len(self.seconds) > 1 else 0.0
+        return percentile(self.seconds, share)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them is below; 0 without any."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
 def throughput(url: str, token: str, seconds: float) -> float:
@@ -44,26 +52,60 @@ def throughput(url: str, token: str, seconds: float) -> float:
     return float(re.findall(r"Requests/sec:\s+([\d.]+)", told)[0])
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An answer, as far as anybody here looks at it."""
+
+    status: int
+    body: bytes
+    retry_after: int
+
+
 class Caller:
-    """One connection that is kept open."""
+    """One connection that is kept open. Bytes by hand: an HTTP library would take as long as what is measured."""
 
     def __init__(self, address: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+        self._host = urlsplit(address).netloc
+        self._socket: socket.socket | None = None
 
-    def ask(self, method: str, path: str, body: object = None, token: str = "") -> tuple[int, dict[str, str], bytes]:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        sent = json.dumps(body).encode() if body is not None else None
-        if sent:
-            headers["Content-Type"] = "application/json"
+    def ask(self, method: str, path: str, body: object = None, token: str = "") -> Reply:
+        sent = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n"
+        head += f"Authorization: Bearer {token}\r\n" if token else ""
+        head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n" if sent else ""
         try:
-            self._connection.request(method, path, sent, headers)
-            answer = self._connection.getresponse()
-        except (ConnectionError, http.client.HTTPException):
+            return self._exchange(head.encode() + b"\r\n" + sent)
+        except ConnectionError:
             # It was idle for longer than the server keeps connections open.
-            self._connection.close()
-            self._connection.request(method, path, sent, headers)
-            answer = self._connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+            self.close()
+            return self._exchange(head.encode() + b"\r\n" + sent)
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def _exchange(self, request: bytes) -> Reply:
+        if self._socket is None:
+            name, _, port = self._host.partition(":")
+            self._socket = socket.create_connection((name, int(port)), timeout=60)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.sendall(request)
+        received = self._more(self._socket)
+        while b"\r\n\r\n" not in received:
+            received += self._more(self._socket)
+        head, _, body = received.partition(b"\r\n\r\n")
+        length, retry = _LENGTH.search(head), _RETRY.search(head)
+        while length and len(body) < int(length[1]):
+            body += self._more(self._socket)
+        return Reply(int(head[9:12]), body, int(retry[1]) if retry else 1)
+
+    @staticmethod
+    def _more(connection: socket.socket) -> bytes:
+        received = connection.recv(65536)
+        if not received:
+            raise ConnectionResetError
+        return received
 
 
 def at_rate(address: str, path: str, token: str, rate: float, seconds: float, threads: int = 8) -> Answers:
@@ -77,11 +119,12 @@ def at_rate(address: str, path: str, token: str, rate: float, seconds: float, th
         caller, due, step = Caller(address), began + number / rate, threads / rate
         while due < began + seconds:
             time.sleep(max(0.0, due - time.monotonic()))
-            status, _, _ = caller.ask("GET", path, token=token)
+            status = caller.ask("GET", path, token=token).status
             answers.add(status, time.monotonic() - due)
             due += step
+        caller.close()
 
-    _together(work, threads)
+    together(work, threads)
     answers.lasted = time.monotonic() - began
     return answers
 
@@ -94,17 +137,18 @@ def logins(address: str, people: list[tuple[str, str]], seconds: float, connecti
         caller, ends = Caller(address), began + seconds
         username, password = people[number % len(people)]
         while (now := time.monotonic()) < ends:
-            status, headers, _ = caller.ask("POST", "/auth/login", {"username": username, "password": password})
-            answers.add(status, time.monotonic() - now)
-            if status == 503:
-                time.sleep(min(float(headers.get("Retry-After", 1)), max(0.0, ends - time.monotonic())))
+            reply = caller.ask("POST", "/auth/login", {"username": username, "password": password})
+            answers.add(reply.status, time.monotonic() - now)
+            if reply.status == 503:
+                time.sleep(min(reply.retry_after, max(0.0, ends - time.monotonic())))
+        caller.close()
 
-    _together(work, connections)
+    together(work, connections)
     answers.lasted = time.monotonic() - began
     return answers
 
 
-def each(address: str, bodies: list[dict[str, str]], path: str, rate: float | None, threads: int = 8) -> Answers:
+def each(address: str, bodies: Sequence[object], path: str, rate: float | None, threads: int = 8) -> Answers:
     """Send each body once; as fast as it goes, or at a rate."""
     answers, began, left, lock = Answers(), time.monotonic(), list(enumerate(bodies)), threading.Lock()
 
@@ -113,19 +157,32 @@ def each(address: str, bodies: list[dict[str, str]], path: str, rate: float | No
         while True:
             with lock:
                 if not left:
-                    return
+                    return caller.close()
                 index, body = left.pop(0)
             due = began + index / rate if rate else time.monotonic()
             time.sleep(max(0.0, due - time.monotonic()))
-            status, _, _ = caller.ask("POST", path, body)
+            status = caller.ask("POST", path, body).status
             answers.add(status, time.monotonic() - due)
 
-    _together(work, threads)
+    together(work, threads)
     answers.lasted = time.monotonic() - began
     return answers
 
 
-def _together(work: Callable[[int], None], count: int) -> None:
+def median_of(count: int, ask: Callable[[int], Reply]) -> float:
+    """The median of so many answers, one after another, in seconds; raises if any was refused."""
+    took = []
+    for number in range(count):
+        began = time.perf_counter()
+        reply = ask(number)
+        took.append(time.perf_counter() - began)
+        if reply.status >= 400:
+            raise RuntimeError(f"refused: {reply.status} {reply.body!r}")
+    return statistics.median(took)
+
+
+def together(work: Callable[[int], None], count: int) -> None:
+    """Run `work` in so many threads, each with its number."""
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""The storm's clients, as a process of their own: prints logins, refusals, and how long it lasted."""
+"""The storm's clients, as a process of their own: prints how long it lasted, logins, refusals, and how long those took."""
 
 import sys
 
@@ -7,4 +7,5 @@ from bench.servers import PASSWORD
 
 address, seconds, *names = sys.argv[1:]
 answers = load.logins(address, [(name, PASSWORD) for name in names], float(seconds), len(names))
-print(answers.statuses[200], answers.statuses[503], answers.lasted)
+slowest = load.percentile(answers.refused_seconds, 0.99)
+print(answers.lasted, answers.statuses[200], answers.statuses[503], slowest)

@@ -47,7 +47,8 @@ def check(query: CheckQuery) -> Response:
     current_guard().check(max_age=query.max_age, role=query.role)
     account = cast("Account", current_account())
     response = current_app.response_class(status=204)
-    response.headers.update(
+    del response.headers["Content-Type"]
+    response.headers.extend(
         {
             "X-Auth-Subject": current_identity.user_id,
             # Percent-encoded: a header is ASCII, a name need not be.
@@ -56,5 +57,4 @@ def check(query: CheckQuery) -> Response:
             "X-Auth-Roles": " ".join(sorted(account.roles)),
         }
     )
-    del response.headers["Content-Type"]
     return response

@@ -19,7 +19,14 @@ from mfa_service.services.audit import Audit
 from mfa_service.services.audit_log import AuditLog
 from mfa_service.services.chain import Chain
 from mfa_service.services.challenges import Challenges
-from mfa_service.services.database import engine_for, forget_in_children, sessions_on
+from mfa_service.services.database import (
+    engine_for,
+    forget_in_children,
+    ping_idle,
+    prepare_if_direct,
+    sessions_on,
+    single_on,
+)
 from mfa_service.services.devices import Devices
 from mfa_service.services.directory import Directory
 from mfa_service.services.emergency import Emergency
@@ -65,13 +72,17 @@ class Services:
         self.minter = Minter(self.keys, issuer=settings.public_url, audiences=settings.audiences)
         self.verifier = Verifier(self.keys, issuer=settings.public_url, audience=settings.public_url)
         self.engine = engine_for(engine)
+        self.single = single_on(self.engine)
         self.owns_engine = not borrows or self.engine is not engine
         if self.owns_engine:
             forget_in_children(self.engine)
+            forget_in_children(self.single)
+            ping_idle(self.engine)
+            prepare_if_direct(self.engine)
         self.session = sessions_on(self.engine)
         self.audit = Audit(self.session, self.now)
         level = "READ COMMITTED" if borrows and engine.dialect.name == "postgresql" else None
-        self.unit = UnitOfWork(self.session, self.audit.publish, isolation_level=level)
+        self.unit = UnitOfWork(self.session, self.single, self.audit.publish, isolation_level=level)
         self.hashing = Hashing(settings.hashing_threads, settings.hashing_queue)
         self._add_leaves(settings)
         self._add_conductors(settings)
@@ -193,6 +204,7 @@ class Services:
         self.session.remove()
         if self.owns_engine:
             self.engine.dispose()
+            self.single.dispose()
         self.hashing.close()
 
 

@@ -11,15 +11,16 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     ColumnElement,
     Connection,
-    CursorResult,
     Delete,
     Engine,
+    Insert,
     Integer,
     Select,
     Update,
@@ -29,11 +30,13 @@ from sqlalchemy import (
     false,
     or_,
 )
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import InstrumentedAttribute, scoped_session, sessionmaker
 from sqlalchemy.orm import Session as Transaction
 
 from mfa_service.errors import ConfigurationError
-from mfa_service.services.unit_of_work import SINGLE, WRITES
+from mfa_service.services.unit_of_work import WRITES
 
 T = TypeVar("T")
 
@@ -43,6 +46,10 @@ _CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{1,22})", re.AS
 PAGE = 50
 #: So that a request which waits for the database is answered before gunicorn or the proxy gives up, in seconds.
 _POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
+#: How long a connection is believed to be alive after it was used, in seconds; and where that is noted.
+_TRUSTED_SECONDS, _USED_AT = 1.0, "mfa_used_at"
+#: How often a statement is run on one connection before its plan is kept.
+_PREPARED_AFTER = 5
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -61,11 +68,27 @@ def engine_for(host: Engine) -> Engine:
         raise ConfigurationError(
             ["SQLite needs a file, :memory: is another database in every thread: set MFA_DATABASE_URL"]
         )
+    engine = _sqlite_at(host.url)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def single_on(engine: Engine) -> Engine:
+    """The engine for single statements that only read: the same database, and each by itself, without a transaction.
+
+    On SQLite its connections are its own: an engine whose transactions begin in a way of ours looks after each of
+    its statements. On PostgreSQL they are those of `engine`, which may be of any isolation level otherwise.
+    """
+    if engine.dialect.name == "sqlite":
+        return _sqlite_at(engine.url)
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _sqlite_at(url: URL) -> Engine:
     engine = create_engine(
-        host.url, pool_size=20, max_overflow=20, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
+        url, pool_size=20, max_overflow=20, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
     )
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -74,7 +97,6 @@ def options_for(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {}
     return {
-        "pool_pre_ping": True,
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 5,
@@ -82,10 +104,51 @@ def options_for(url: str) -> dict[str, Any]:
         "connect_args": {
             "connect_timeout": 5,
             "options": " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items()),
-            # Statements that a server connection remembers are strangers to the next client of a PgBouncer.
-            "prepare_threshold": None,
+            "prepare_threshold": None,  # until it is known who answers: `prepare_if_direct`
         },
     }
+
+
+def ping_idle(engine: Engine) -> None:
+    """Find out whether a connection is alive before it is used, where nobody has used it for a while.
+
+    SQLAlchemy's own `pool_pre_ping` asks every time, which costs as much as the statement that follows.
+    """
+
+    def note(_connection: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    def ensure_alive(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, 0) > _TRUSTED_SECONDS and not _is_alive(engine, connection):
+            raise InvalidatePoolError
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", ensure_alive)
+
+
+def prepare_if_direct(engine: Engine) -> None:
+    """Let PostgreSQL remember the plans of statements, which takes longer to make than to follow.
+
+    Not behind a pooler such as PgBouncer: there each transaction may meet another server process, which remembers
+    nothing. It shows by the process id that a connection was told at the start, which is not the one that answers.
+    """
+
+    def look(connection: Any, _record: Any) -> None:
+        connection.autocommit = True  # so that no transaction is left behind
+        (answering,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+        connection.autocommit = False
+        if answering == connection.info.backend_pid:
+            connection.prepare_threshold = _PREPARED_AFTER
+
+    if engine.driver == "psycopg":
+        event.listen(engine, "connect", look)
+
+
+def _is_alive(engine: Engine, connection: Any) -> bool:
+    try:
+        return engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        return False
 
 
 def forget_in_children(engine: Engine) -> None:
@@ -104,14 +167,22 @@ def sessions_on(engine: Engine) -> scoped_session[Transaction]:
     return scoped_session(sessionmaker(engine, expire_on_commit=False))
 
 
-def rows_changed(session: scoped_session[Transaction], statement: Update | Delete) -> int:
-    """Run an UPDATE or DELETE and say how many rows it found."""
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+def rows_changed(session: scoped_session[Transaction], statement: Update | Delete | Insert) -> int:
+    """Run a statement that changes rows, and say how many it found. Objects that are loaded already don't notice."""
+    session.flush()
+    # On the connection: the session would spend longer on finding out which of its objects are meant than this takes.
+    return session.connection().execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
-def changes_one(session: scoped_session[Transaction], statement: Update | Delete) -> bool:
-    """Run a conditional UPDATE or DELETE and say whether it found its one row: this is how races are settled."""
+def changes_one(session: scoped_session[Transaction], statement: Update | Delete | Insert) -> bool:
+    """Run a conditional statement and say whether it found its one row: this is how races are settled."""
     return rows_changed(session, statement) == 1
+
+
+def insert_for(session: scoped_session[Transaction], table: type[Any]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say what to do ON CONFLICT, which both databases know and SQLAlchemy spells for each."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 def rested(steps: Iterable[T]) -> Iterator[T]:
@@ -175,6 +246,5 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if not options.get(SINGLE):
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")
+    is_writing = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")

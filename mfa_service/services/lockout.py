@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, literal, or_, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import Lock, User, UTCDateTime
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one
+from mfa_service.services.database import changes_one, insert_for, rows_changed
 
 FIRST_DELAY = 5
 LONGEST_DELAY = 900
@@ -67,13 +67,12 @@ class Lockout:
 
         A locked subject counts nothing, nor does a user that there is not; it takes the same statements.
         """
-        mine = self._lock(user_id, subject)
-        first = select(User.id, literal(subject.name), literal(0), literal(self._now(), UTCDateTime))
-        first = first.where(User.id == user_id, ~exists().where(mine))
+        counted = {"failures": Lock.failures + 1, "failed_at": self._now()}
+        first = select(User.id, literal(subject.name), literal(1), literal(self._now(), UTCDateTime))
         columns = ["user_id", "subject", "failures", "failed_at"]
-        self._session.execute(insert(Lock).from_select(columns, first))
-        counting = update(Lock).where(mine, self._lets_through())
-        return changes_one(self._session, counting.values(failures=Lock.failures + 1, failed_at=self._now()))
+        adding = insert_for(self._session, Lock).from_select(columns, first.where(User.id == user_id))
+        counting = adding.on_conflict_do_update(index_elements=columns[:2], set_=counted, where=self._lets_through())
+        return changes_one(self._session, counting)
 
     def failed(self, user_id: str, subject: Subject, client: ClientInfo) -> bool:
         """After an attempt that was let through and was wrong: set the next delay, and say whether there is one."""
@@ -90,7 +89,7 @@ class Lockout:
     def passed(self, user_id: str, *subjects: Subject) -> None:
         """After a success: nothing is held against these any more, not even that they were disabled."""
         names = [subject.name for subject in subjects]
-        self._session.execute(delete(Lock).where(Lock.user_id == user_id, Lock.subject.in_(names)))
+        rows_changed(self._session, delete(Lock).where(Lock.user_id == user_id, Lock.subject.in_(names)))
 
     def forget_all(self, user_id: str) -> None:
         """Nothing at all is held against a user any more."""

@@ -343,13 +343,13 @@ class Login:
         step: str = AUTHENTICATED,
         wants_cookie: bool = False,
     ) -> SignedIn:
-        user.seen_at = self.now()
         is_new = not self.sessions.has_seen(user.id, client)
+        left = self.recovery_codes.remaining(user.id)
+        user.seen_at = self.now()
         grant = self.sessions.open(user.id, amr, client, step=step)
         self.audit.record(
             Event.LOGIN_COMPLETED, client, user_id=user.id, session=grant.session_id, amr=amr, new_client=is_new
         )
-        left = self.recovery_codes.remaining(user.id)
         is_told = step == AUTHENTICATED and (was_recovered or left < FEW)
         cookie = self.sessions.bind_cookie(grant.session_id) if wants_cookie else None
         return replace(self._tokens(user, grant), recovery_codes_left=left if is_told else None, cookie=cookie)

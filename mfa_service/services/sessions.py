@@ -42,13 +42,16 @@ class Account:
 
 
 def _live(*which: ColumnElement[bool]) -> Select[Any]:
-    """A live session with its user, as of `now`. Made once: putting it together takes longer than running it."""
-    roles = select(func.aggregate_strings(UserRole.role, " ")).where(UserRole.user_id == User.id).scalar_subquery()
+    """A live session with its user, as of `now`, once for each role or without one.
+
+    Made once: putting it together takes longer than running it.
+    """
     is_fresh = and_(Session.expires_at > bindparam("now"), Session.refreshed_at > bindparam("idle_since"))
     return (
-        select(User.id, User.external_id, User.username, User.email, has_factor(), roles)
+        select(User.id, User.external_id, User.username, User.email, has_factor(), UserRole.role)
         .add_columns(Session.id, Session.authenticated_at, Session.amr, Session.step, Session.seen_at)
         .join(Session, Session.user_id == User.id)
+        .outerjoin(UserRole, UserRole.user_id == User.id)
         .where(*which, Session.revoked_at.is_(None), is_fresh, User.disabled_at.is_(None))
     )
 
@@ -129,11 +132,12 @@ class Sessions:
 
     def _find_live(self, statement: Select[Any], **values: str) -> tuple[Identity, Account, datetime] | None:
         now = self._now()
-        row = self.unit.fetch(statement, values | {"now": now, "idle_since": now - self._idle})
-        if row is None:
+        rows = self.unit.fetch(statement, values | {"now": now, "idle_since": now - self._idle})
+        if not rows:
             return None
-        user_id, external_id, username, email, mfa_enabled, names, session_id, since, amr, step, seen_at = tuple(row)
-        account = Account(username, email, mfa_enabled, frozenset((names or "").split()), external_id)
+        user_id, external_id, username, email, mfa_enabled, _, session_id, since, amr, step, seen_at = tuple(rows[0])
+        roles = frozenset(row.role for row in rows if row.role is not None)
+        account = Account(username, email, mfa_enabled, roles, external_id)
         auth_time = int(since.timestamp())
         identity = Identity(user_id, username, session_id, auth_time, tuple(amr.split()), step, external_id)
         return identity, account, seen_at

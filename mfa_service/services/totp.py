@@ -99,19 +99,25 @@ class TOTP:
 
     def find_open(self, user_id: str, client: ClientInfo) -> OpenSecret | None:
         """The confirmed secret, or else the one that waits for its first code. Raises SealBroken, recorded."""
-        self._wipe_expired(user_id)
-        mine = select(TOTPSecret).where(TOTPSecret.user_id == user_id)
-        row = self._session.scalar(mine.order_by(TOTPSecret.confirmed_at.is_(None)).limit(1))
-        return self._opened(row, client) if row else None
+        rows = self._rows_of(user_id)
+        return self._opened(rows[0], client) if rows else None
 
     def find_replacement(self, user_id: str, client: ClientInfo) -> OpenSecret | None:
         """The secret that waits to replace the confirmed one. Raises SealBroken, recorded."""
-        self._wipe_expired(user_id)
-        row = self._session.scalar(select(TOTPSecret).where(*_unconfirmed(user_id)))
-        return self._opened(row, client) if row else None
+        rows = [row for row in self._rows_of(user_id) if row.confirmed_at is None]
+        return self._opened(rows[0], client) if rows else None
 
-    def _wipe_expired(self, user_id: str) -> None:
-        self._session.execute(delete(TOTPSecret).where(*_unconfirmed(user_id), TOTPSecret.expires_at <= self._now()))
+    def _rows_of(self, user_id: str) -> list[TOTPSecret]:
+        """What a user has, the confirmed one first; one that has waited too long is wiped."""
+        mine = select(TOTPSecret).where(TOTPSecret.user_id == user_id).order_by(TOTPSecret.confirmed_at.is_(None))
+        rows = self._session.scalars(mine.execution_options(populate_existing=True)).all()
+        expired = [row for row in rows if row.confirmed_at is None and self._is_past(row.expires_at)]
+        for row in expired:
+            self._session.delete(row)
+        return [row for row in rows if row not in expired]
+
+    def _is_past(self, at: datetime | None) -> bool:
+        return at is not None and at <= self._now()
 
     def matching_step(self, held: OpenSecret, code: str) -> int | None:
         """The step whose code this is, if it lies within the window."""

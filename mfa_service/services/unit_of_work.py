@@ -8,9 +8,8 @@ fire after the outermost commit, never for what was rolled back and never twice 
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Engine, Row, Select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -28,13 +27,15 @@ TRIES = 5
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
+#: The same, of a statement whose plan was made before a migration.
+_PLAN_OUTDATED = "0A000"
+_WORTH_A_TRY = (*_COLLISIONS, _PLAN_OUTDATED)
 #: SQLSTATE of a table or a column that is missing.
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a database that takes no changes, and of one that is full.
 _OUT_OF_ORDER = (*_NOT_MIGRATED, "25006", "53100", "53200", "53300")
-#: Execution options of a connection whose transaction is going to write, and of one that runs a single statement
-#: (`services/database.py`).
-WRITES, SINGLE = "mfa_writes", "mfa_single"
+#: Execution option of a connection whose transaction is going to write (`services/database.py`).
+WRITES = "mfa_writes"
 
 
 class UnitOfWork:
@@ -43,12 +44,14 @@ class UnitOfWork:
     def __init__(
         self,
         session: scoped_session[Session],
+        single: Engine,
         after_commit: Callable[[list[Any]], None],
         *,
         isolation_level: str | None = None,
     ) -> None:
-        """`isolation_level`: for an engine that may have any other."""
+        """`single` is for statements by themselves; `isolation_level`: for an engine that may have any other."""
         self._session = session
+        self._single = single
         self._after_commit = after_commit
         self._options = {"isolation_level": isolation_level} if isolation_level else {}
 
@@ -61,32 +64,28 @@ class UnitOfWork:
             return work()
         return self._guarded(lambda: self._outermost(work, writes))
 
-    def fetch(self, statement: Select[Any], values: Mapping[str, Any]) -> Row[Any] | None:
-        """The one row that a statement finds, or None; within a unit as a part of it.
+    def fetch(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """The rows that a statement finds; within a unit as a part of it.
 
         This is for what every request asks: on a connection by itself, without a session and a transaction, which one
         statement that only reads does not need. Raises Unavailable as `run` does.
         """
         if self._session.info.get("is_in_unit"):
-            return self._session.execute(statement, values).one_or_none()
+            return self._session.execute(statement, values).all()
         return self._guarded(lambda: self._fetched(statement, values))
 
-    def _fetched(self, statement: Select[Any], values: Mapping[str, Any]) -> Row[Any] | None:
+    def _fetched(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         with self._single.connect() as connection:
-            return connection.execute(statement, values).one_or_none()
-
-    @cached_property
-    def _single(self) -> Engine:
-        engine = cast("Engine", self._session.get_bind())
-        # A host's engine may be of any isolation level: this is the one of these connections alone.
-        return engine.execution_options(**{SINGLE: True}, isolation_level="AUTOCOMMIT")
+            return connection.execute(statement, values).all()
 
     def _guarded(self, work: Callable[[], R]) -> R:
         for tries_left in reversed(range(TRIES)):
             try:
                 return work()
             except (DBAPIError, PoolTimeout) as error:
-                if tries_left and _sqlstate(error) in _COLLISIONS:
+                if _sqlstate(error) == _PLAN_OUTDATED:
+                    self._single.dispose()  # plans are kept by connections
+                if tries_left and (_sqlstate(error) in _WORTH_A_TRY or _was_dead(error)):
                     continue
                 if not _is_out_of_order(error):
                     raise
@@ -103,7 +102,7 @@ class UnitOfWork:
             session.flush()
             if writes and time.monotonic() - began > LONGEST_SECONDS:
                 raise Unavailable  # rolled back by closing: the audit's seals count on it
-            session.commit()
+            _commit(session)
             events = session.info["events"]
         finally:
             session.info.clear()
@@ -112,6 +111,22 @@ class UnitOfWork:
         if isinstance(outcome, MFAError):
             raise outcome
         return outcome
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except DBAPIError as error:
+        if not _was_dead(error):
+            raise
+        # Nobody knows whether it has happened: such a unit is not run again.
+        logging.getLogger("mfa_service").error("the database went away in a commit: %s", cause(error))
+        raise Unavailable from None
+
+
+def _was_dead(error: SQLAlchemyError) -> bool:
+    """Whether the connection had been closed by the other side; the pool has dropped all that are as old by now."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _is_out_of_order(error: SQLAlchemyError) -> bool:

@@ -1,5 +1,6 @@
 """Logs as JSON lines on standard error: one for each audit event, and whatever else goes wrong."""
 
+import json
 import logging
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from mfa_service.services.audit import Audit, Recorded
 from mfa_service.web.client import request_id
 
 _FIELDS = "{asctime}{levelname}{name}{message}"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _RENAMED = {"asctime": "time", "levelname": "level", "name": "logger"}
 
 
@@ -33,7 +35,7 @@ class _NoQuotes(logging.Filter):
 
 def json_formatter() -> logging.Formatter:
     """One JSON object a line; ASCII only, so that no input forges a line; times in UTC."""
-    formatter = JsonFormatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt="%Y-%m-%dT%H:%M:%SZ")
+    formatter = JsonFormatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt=_TIME)
     formatter.converter = time.gmtime
     return formatter
 
@@ -64,21 +66,31 @@ def gunicorn_logging() -> dict[str, Any]:
 
 
 def log_requests(app: Flask) -> None:
-    """Write a line for each request. A query may hold what somebody typed, and a path of no route anything at all."""
+    """Write a line for each request. A query may hold what somebody typed, and a path of no route anything at all.
+
+    The line is put together here: it is the one that is written all the time, and the formatter takes thrice as long.
+    """
     logger = logging.getLogger("mfa_service.access")
+    logger.handlers, logger.propagate = [logging.StreamHandler()], False
 
     def begin() -> None:
         g.mfa_log_began = time.perf_counter()
 
     def write(response: Response) -> Response:
+        took = time.perf_counter() - g.get("mfa_log_began", time.perf_counter())
         fields = {
+            "time": time.strftime(_TIME, time.gmtime()),
+            "level": "INFO",
+            "logger": logger.name,
+            "message": "request",
+            "requestId": request_id(),
             "method": request.method[:16],
             "path": request.path[:256] if request.url_rule else None,
             "status": response.status_code,
-            "seconds": round(time.perf_counter() - g.get("mfa_log_began", time.perf_counter()), 6),
+            "seconds": round(took, 6),
             "address": request.remote_addr,
         }
-        logger.info("request", extra=fields)
+        logger.info(json.dumps(fields))
         return response
 
     app.before_request(begin)

@@ -39,6 +39,7 @@ class Metrics:
         self._networks = [ipaddress.ip_network(network) for network in services.settings.metrics]
         self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._registry = self._library.CollectorRegistry()
+        self._levels: tuple[int, ...] = ()
         self._make()
         services.audit.signal.connect(self._count_event, weak=False)
 
@@ -76,10 +77,16 @@ class Metrics:
         self._requests.labels(route, method, response.status_code).observe(took)
         if refusal := g.get("mfa_refusal"):
             self._refusals.labels(refusal).inc()
-        self._hashing.set(self._services.hashing.in_use)
-        self._connections.set(self._services.connections_in_use)
-        self._fallback.set(self._limits.is_falling_back)
+        self._note_levels()
         return response
+
+    def _note_levels(self) -> None:
+        services = self._services
+        levels = (services.hashing.in_use, services.connections_in_use, self._limits.is_falling_back)
+        if levels != self._levels:
+            self._levels = levels
+            for gauge, level in zip((self._hashing, self._connections, self._fallback), levels, strict=True):
+                gauge.set(level)
 
     def text(self) -> Response:
         """All figures, for who may ask. Raises NotFound for others."""

@@ -57,14 +57,6 @@ _CORS_HEADERS = {
 
 def install(app: Flask, settings: Settings) -> None:
     """Put the headers on every answer of an app that is ours alone."""
-    Talisman(
-        app,
-        force_https=False,
-        strict_transport_security=False,
-        content_security_policy=_parsed(_POLICY),
-        frame_options="DENY",
-        referrer_policy="no-referrer",
-    )
     app.before_request(lambda: _ensure_known_host(settings.hosts))
     app.after_request(_add_own_headers)
     if settings.cors_origins:
@@ -73,10 +65,15 @@ def install(app: Flask, settings: Settings) -> None:
 
 def _ensure_known_host(hosts: frozenset[str]) -> None:
     """Refuse a Host header that is not ours. Werkzeug's own list takes any IPv6 address where it holds one."""
-    match = _HOST.fullmatch(request.headers.get("Host", ""))
-    if not match or match["name"].strip("[]").lower() not in hosts:
+    if _name_in(request.headers.get("Host", "")) not in hosts:
         logging.getLogger("mfa_service").warning("host %.80r is not in MFA_ALLOWED_HOSTS", request.headers.get("Host"))
         raise BadRequest
+
+
+@functools.lru_cache(64)
+def _name_in(host: str) -> str | None:
+    match = _HOST.fullmatch(host)
+    return match["name"].strip("[]").lower() if match else None
 
 
 def page(view: F) -> F:
@@ -112,18 +109,40 @@ def _parsed(policy: str) -> dict[str, str]:
 
 
 def _add_own_headers(response: Response) -> Response:
-    # Appended, not set: nobody else sends these, and looking for each of them on each answer takes its time.
-    response.headers.extend(_HEADERS + _ORIGIN_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
+    # Appended, not set: nobody else sends these, and looking for each of them on each answer takes its time.
+    response.headers.extend(_headers_with(_current_policy()))
     return response
+
+
+@functools.cache
+def _headers_with(policy: str) -> tuple[tuple[str, str], ...]:
+    """What every answer with this policy has. Talisman is asked once: on each answer it would say the same again."""
+    asked = Flask("mfa_service.headers", static_folder=None)
+    Talisman(
+        asked,
+        force_https=False,
+        strict_transport_security=False,
+        content_security_policy=policy,
+        frame_options="DENY",
+        referrer_policy="no-referrer",
+    )
+    with asked.test_request_context():
+        response = asked.process_response(Response(content_type=""))
+    del response.headers["Content-Type"], response.headers["Content-Length"]
+    return (*response.headers, *_HEADERS, *_ORIGIN_HEADERS)
 
 
 def add_headers(response: Response) -> Response:
     """Put the headers that are about one answer on it, in a host's app."""
     response.headers.update(_HEADERS + _TALISMANS)
-    response.headers["Content-Security-Policy"] = _policy_of(current_app.view_functions.get(request.endpoint or ""))
+    response.headers["Content-Security-Policy"] = _current_policy()
     response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def _current_policy() -> str:
+    return _policy_of(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _policy_of(view: object) -> str:

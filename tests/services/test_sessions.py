@@ -119,7 +119,7 @@ def test_an_id_that_was_never_given_finds_nobody(services: Services, identity: I
 def test_looking_is_one_select_and_changes_nothing(services: Services, identity: Identity, rows: Rows) -> None:
     before = rows("SELECT * FROM mfa_sessions")
     statements: list[str] = []
-    event.listen(services.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    event.listen(services.single, "before_cursor_execute", lambda *call: statements.append(call[2]))
     services.sessions.find_account(identity)
     assert [statement.split()[0] for statement in statements if not statement.startswith("BEGIN")] == ["SELECT"]
     assert rows("SELECT * FROM mfa_sessions") == before

@@ -343,17 +343,17 @@ def test_our_connections_write_ahead_and_keep_foreign_keys(services: Services) -
 
 def test_a_single_statement_needs_no_session_and_no_transaction(services: Services) -> None:
     statements: list[str] = []
-    event.listen(services.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    assert services.unit.fetch(select(literal(1)), {}) == (1,)
-    assert services.unit.fetch(select(literal(1)).where(false()), {}) is None
+    event.listen(services.single, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    assert services.unit.fetch(select(literal(1)), {}) == [(1,)]
+    assert services.unit.fetch(select(literal(1)).where(false()), {}) == []
     assert [statement for statement in statements if not statement.startswith("SELECT")] == []
     assert services.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def test_within_a_unit_it_sees_what_the_unit_has_done(diary: Diary, services: Services) -> None:
     count = select(func.count()).select_from(AuditEvent)
-    assert diary.write("a", then=lambda: services.unit.fetch(count, {})) == (1,)
-    assert services.unit.fetch(count, {}) == (1,)
+    assert diary.write("a", then=lambda: services.unit.fetch(count, {})) == [(1,)]
+    assert services.unit.fetch(count, {}) == [(1,)]
 
 
 def test_after_it_the_next_unit_on_the_same_connection_is_a_transaction(config: dict[str, Any], clock: Clock) -> None:
@@ -363,7 +363,7 @@ def test_after_it_the_next_unit_on_the_same_connection_is_a_transaction(config: 
     narrow.unit.fetch(count, {})
     with pytest.raises(Crash):
         Diary(narrow).write("a", then=raising(Crash))
-    assert narrow.unit.fetch(count, {}) == (0,)
+    assert narrow.unit.fetch(count, {}) == [(0,)]
     narrow.close()
 
 
@@ -390,7 +390,7 @@ def test_who_waits_for_a_lock_is_answered_in_time(config: dict[str, Any], clock:
             served.unit.fetch(select(User.id), {})
         assert 4 < time.monotonic() - start < 15
     connection.engine.dispose()
-    assert served.unit.fetch(select(User.id), {}) is None
+    assert served.unit.fetch(select(User.id), {}) == []
     served.close()
 
 
