@@ -43,6 +43,8 @@ _CURSOR = re.compile(r"(?P<time>[0-9]{1,17})-(?P<id>[A-Za-z0-9_-]{1,22})", re.AS
 PAGE = 50
 #: So that a request which waits for the database is answered before gunicorn or the proxy gives up, in seconds.
 _POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
+#: Statements that a server connection remembers are strangers to the next client of a PgBouncer: none are.
+_POSTGRESQL: dict[str, Any] = {"connect_timeout": 5, "prepare_threshold": None}
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -70,22 +72,29 @@ def engine_for(host: Engine) -> Engine:
 
 
 def options_for(url: str) -> dict[str, Any]:
-    """How an engine of our own is opened; on SQLite `engine_for` does the rest."""
+    """How a running service opens an engine of its own; on SQLite `engine_for` does the rest."""
     if url.startswith("sqlite"):
         return {}
+    timeouts = " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items())
     return {
         "pool_pre_ping": True,
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 5,
         "hide_parameters": True,
-        "connect_args": {
-            "connect_timeout": 5,
-            "options": " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items()),
-            # Statements that a server connection remembers are strangers to the next client of a PgBouncer.
-            "prepare_threshold": None,
-        },
+        "connect_args": {**_POSTGRESQL, "options": timeouts},
     }
+
+
+def engine_of_command(url: str) -> Engine:
+    """An engine for a command of an operator, which may take its time: without the timeouts of a service."""
+    return create_engine(url, connect_args={} if url.startswith("sqlite") else _POSTGRESQL)
+
+
+def loses_timeouts(engine: Engine) -> bool:
+    """Whether a pooler in between has kept the timeouts to itself: PgBouncer ignores them where it is told to."""
+    with engine.connect() as connection:
+        return any(connection.exec_driver_sql(f"SHOW {name}").scalar() == "0" for name in _POSTGRESQL_TIMEOUTS)
 
 
 def forget_in_children(engine: Engine) -> None:

@@ -19,7 +19,7 @@ from mfa_service.services.unit_of_work import WRITES
 
 VERSION_TABLE = "mfa_alembic_version"
 #: Any number that nobody else uses for an advisory lock of PostgreSQL: the bytes of "mfa".
-_LOCK = 0x6D6661
+LOCK = 0x6D6661
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -49,8 +49,11 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
         try:
             with connection.begin():
                 if not is_sqlite:
+                    # A pooler may have timeouts for requests; these of ours take as long as the tables are large.
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                    connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                     # Of replicas that start together one migrates; the others wait, and find it done.
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
                 yield connection
                 if is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise RuntimeError("the migration broke a reference: nothing was changed")

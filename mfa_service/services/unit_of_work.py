@@ -90,7 +90,7 @@ class UnitOfWork:
                     continue
                 if not _is_out_of_order(error):
                     raise
-                logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), _hint(error))
+                logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), hint(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
 
@@ -130,10 +130,12 @@ def cause(error: SQLAlchemyError) -> str:
     return str(getattr(error, "orig", error)).partition("\n")[0]
 
 
-def _hint(error: SQLAlchemyError) -> str:
+def hint(error: SQLAlchemyError) -> str:
     """What an operator can do about it, where that is plain."""
     if _sqlstate(error) in _NOT_MIGRATED or "no such table" in cause(error) or "no such column" in cause(error):
         return ": run `flask mfa upgrade`"
+    if "unsupported startup parameter" in cause(error):
+        return ": PgBouncer has to be told `ignore_startup_parameters = options`"
     return ": somebody else writes, and does not commit" if "database is locked" in cause(error) else ""
 
 
