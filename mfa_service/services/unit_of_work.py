@@ -7,6 +7,7 @@ fire after the outermost commit, never for what was rolled back and never twice 
 
 import functools
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -22,8 +23,11 @@ from mfa_service.errors import MFAError, Unavailable
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: How often a unit is run at most when the database says that it collided with another.
-TRIES = 5
+#: How often a unit is run at most when the database says that it collided with another, and how long it rests in
+#: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one row
+#: at once SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
+TRIES = 25
+_FIRST_REST, _LONGEST_REST = 0.005, 0.2
 #: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
@@ -87,6 +91,7 @@ class UnitOfWork:
                 return work()
             except (DBAPIError, PoolTimeout) as error:
                 if tries_left and _sqlstate(error) in _COLLISIONS:
+                    _rest(TRIES - tries_left)
                     continue
                 if not _is_out_of_order(error):
                     raise
@@ -112,6 +117,10 @@ class UnitOfWork:
         if isinstance(outcome, MFAError):
             raise outcome
         return outcome
+
+
+def _rest(tries: int) -> None:
+    time.sleep(random.uniform(0, min(_LONGEST_REST, _FIRST_REST * 2**tries)))  # noqa: S311 - no secret
 
 
 def _is_out_of_order(error: SQLAlchemyError) -> bool:
