@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine, make_url
 
 from mfa_service.config import Settings
-from mfa_service.services import Services, schema
+from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.database import engine_of_command, options_for
 from tests.bursts import Answer, Call, burst, post, together
@@ -140,7 +140,7 @@ def test_a_migration_may_wait_longer_than_a_request(flask: Flask, pooler: "Poole
     another = create_engine(own_database)
     shorter = pooler.configured(r"SET (statement|lock)_timeout = \d+", r"SET \1_timeout = 500")
     with shorter, another.connect() as connection, ThreadPoolExecutor(1) as thread:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({schema.LOCK})")
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7169633)")
         migration = thread.submit(flask, "upgrade")
         assert within(30, lambda: connection.exec_driver_sql(waiting).first())
         time.sleep(1)
@@ -189,7 +189,8 @@ class Pooler:
         self._running.enter_context(running(command, ready=self._greets))
 
     def _configuration(self) -> str:
-        [shipped] = re.findall(r"```ini\n(.*?)```", (ROOT / "docs/scaling-stores.md").read_text(), re.DOTALL)
+        pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+        [shipped] = re.findall(r"```ini\n(\[databases\].*?)```", pages, re.DOTALL)
         host = self._database.query.get("host") or self._database.host
         places = {
             "db.example": str(host),

@@ -19,7 +19,7 @@ from mfa_service.services.unit_of_work import WRITES
 
 VERSION_TABLE = "mfa_alembic_version"
 #: Any number that nobody else uses for an advisory lock of PostgreSQL: the bytes of "mfa".
-LOCK = 0x6D6661
+_LOCK = 0x6D6661
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -53,7 +53,7 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
                     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                     # Of replicas that start together one migrates; the others wait, and find it done.
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
                 yield connection
                 if is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise RuntimeError("the migration broke a reference: nothing was changed")

@@ -24,8 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: How often a unit is run at most when the database says that it collided with another, and how long it rests in
-#: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one row
-#: at once SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
+#: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one
+#: row SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
 TRIES = 25
 _FIRST_REST, _LONGEST_REST = 0.005, 0.2
 #: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
