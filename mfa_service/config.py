@@ -82,11 +82,11 @@ def _redis_address(value: str) -> str | None:
     """Of a cluster and of Sentinels there are several places, each with its port."""
     place = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
     places = rf"([^@/?#]*@)?{place}(,{place})*"
-    if value.startswith("redis+cluster:"):
-        good = re.fullmatch(rf"redis\+cluster://{places}/?", value)
+    if value.startswith(("redis+cluster:", "rediss+cluster:")):
+        good = re.fullmatch(rf"rediss?\+cluster://{places}/?", value)
         return None if good else "must be an address such as redis+cluster://a.example:6379,b.example:6379"
-    if value.startswith("redis+sentinel:"):
-        good = re.fullmatch(rf"redis\+sentinel://{places}/[A-Za-z0-9._-]+", value)
+    if value.startswith(("redis+sentinel:", "rediss+sentinel:")):
+        good = re.fullmatch(rf"rediss?\+sentinel://{places}/[A-Za-z0-9._-]+", value)
         return None if good else "must be an address such as redis+sentinel://a.example:26379,b.example:26379/mymaster"
     return _address(r"rediss?|redis\+unix", "redis://redis.example:6379/0")(value)
 

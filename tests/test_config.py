@@ -96,6 +96,8 @@ def test_every_setting_says_why_it_exists() -> None:
                 "redis+unix:///run/redis.sock",
                 "redis+cluster://a.example:6379,b.example:6379,[::1]:6379",
                 "redis+cluster://mfa:p%40ss@a.example:6379",
+                "rediss+cluster://a.example:6379",
+                "rediss+sentinel://a.example:26379/mymaster",
                 "redis+sentinel://:hunter2@a.example:26379,b.example:26379/mymaster",
             )
         ),

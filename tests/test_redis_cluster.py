@@ -1,7 +1,10 @@
 """Rate limits in a real Redis Cluster of three masters, and in a master that a real Sentinel watches."""
 
 import contextlib
+import ipaddress
 import signal
+import socket
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -11,11 +14,12 @@ from typing import Any
 
 import pytest
 import redis as redis_client
+from cryptography import x509
 from flask import Flask
 
 from mfa_service.doctor import examine
-from tests.conftest import free_port, running
-from tests.stack import within
+from tests.conftest import ROOT, free_port, running
+from tests.stack import make_certificate, within
 from tests.web.test_limits import SHIPPED, at_once, call, get
 
 MakeApp = Callable[..., Flask]
@@ -179,6 +183,40 @@ def test_without_any_sentinel_each_process_counts_for_itself(make_app: MakeApp, 
     assert client.get("/readyz").json["fields"] == {"limiter": "is down"}
 
 
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_limits_are_counted_in_one_redis_over_tls(make_app: MakeApp, tls: "TLS") -> None:
+    with contextlib.closing(Node()) as node:
+        assert_counted(make_app, f"rediss://:{ENCODED}@{tls.before(node.port)}/0", [node])
+
+
+def test_limits_are_counted_in_a_cluster_over_tls(make_app: MakeApp, tls: "TLS") -> None:
+    with contextlib.closing(Cluster(tls)) as cluster:
+        assert_counted(make_app, cluster.url.replace("redis+", "rediss+"), cluster.nodes)
+
+
+def test_limits_are_counted_behind_a_sentinel_over_tls(make_app: MakeApp, tls: "TLS") -> None:
+    with contextlib.closing(Node()) as master:
+        # This Sentinel speaks no TLS itself, so it can't see its master: it just has to tell where it is.
+        watching = f"""
+            sentinel monitor mymaster {tls.before(master.port).replace(":", " ")} 1
+            sentinel down-after-milliseconds mymaster 3600000
+        """
+        with contextlib.closing(Node("--sentinel", configuration=watching)) as sentinel:
+            url = f"rediss+sentinel://:{ENCODED}@{tls.before(sentinel.port)}/mymaster"
+            assert_counted(make_app, url, [master])
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
+    make_app: MakeApp, tls: "TLS", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with contextlib.closing(Cluster(tls)) as cluster:
+        client = make_app(MFA_REDIS_URL=cluster.url.replace("redis+", "rediss+"), **SHIPPED).test_client()
+        assert client.get("/readyz").json["fields"] == {"limiter": "is down"}
+
+
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -236,8 +274,13 @@ class Node:
 class Cluster:
     """Three masters with a third of the slots each."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: "TLS | None" = None) -> None:
+        """`tls`: clients are told to come by there."""
         self.nodes = [Node("--cluster-enabled", "yes", "--cluster-node-timeout", "1000") for _ in range(3)]
+        self._addresses = [tls.before(node.port) if tls else node.address for node in self.nodes]
+        for node, address in zip(self.nodes, self._addresses, strict=True):
+            node.client.config_set("cluster-announce-port", address.partition(":")[2])
+            node.client.config_set("cluster-announce-bus-port", str(node.port + 10_000))
         for number, node in enumerate(self.nodes):
             node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             node.client.execute_command("CLUSTER", "ADDSLOTS", *range(number * 5462, min(16384, (number + 1) * 5462)))
@@ -246,7 +289,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://:{ENCODED}@{','.join(node.address for node in self.nodes)}"
+        return f"redis+cluster://:{ENCODED}@{','.join(self._addresses)}"
 
     def add_replica_of(self, master: Node) -> Node:
         replica = Node("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
@@ -310,6 +353,45 @@ def watched() -> Iterator[Watched]:
     made = Watched()
     yield made
     made.close()
+
+
+class TLS:
+    """Something in front of servers that speaks TLS for them, with a certificate of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        make_certificate(folder, x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+        self._folder = folder
+        self._running = contextlib.ExitStack()
+
+    @property
+    def certificate(self) -> Path:
+        return self._folder / "auth.example.pem"
+
+    def before(self, port: int) -> str:
+        """Where this port is to be had over TLS."""
+        at = free_port()
+        command = [sys.executable, "-m", "tests.tls", str(self._folder), f"{at}:{port}"]
+        ready = lambda: socket.create_connection(("127.0.0.1", at), 1).close()  # noqa: E731
+        self._running.enter_context(running(command, ready=ready, cwd=ROOT))
+        return f"127.0.0.1:{at}"
+
+    def close(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLS]:
+    made = TLS(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.certificate))
+    yield made
+    made.close()
+
+
+def assert_counted(make_app: MakeApp, url: str, nodes: list[Node]) -> None:
+    client = make_app(MFA_REDIS_URL=url, **SHIPPED).test_client()
+    assert client.get("/readyz").status_code == 200
+    assert [call(client, "/auth/login").status_code for _ in range(6)] == [400] * 5 + [429]
+    assert sum(node.client.dbsize() for node in nodes) == 1
 
 
 def told_by_doctor(environment: dict[str, str]) -> set[tuple[str, str]]:

@@ -22,18 +22,28 @@ _ONCE = Retry(NoBackoff(), 0)
 
 
 def cluster(address: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A `redis+cluster:` address and these options, as `limits` takes them."""
+    """A `redis+cluster:` or `rediss+cluster:` address and these options, as `limits` takes them."""
     # The nodes that were named stay known, by name: those that were discovered may all come back elsewhere.
     own = {"retry": _ONCE, "require_full_coverage": False, "dynamic_startup_nodes": False}
-    return f"mfa+{address}", options | _account(address) | own
+    return f"mfa+{_plain(address)}", options | _account(address) | _tls(address) | own
 
 
 def sentinel(address: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A `redis+sentinel:` address and these options, as `limits` takes them."""
-    of_sentinels = {name: value for name, value in options.items() if name.startswith("socket_")} | {"retry": _ONCE}
+    """A `redis+sentinel:` or `rediss+sentinel:` address and these options, as `limits` takes them."""
+    timeouts = {name: value for name, value in options.items() if name.startswith("socket_")}
+    of_sentinels = timeouts | _tls(address) | {"retry": _ONCE}
     # What a replica has counted comes late.
     own = {"sentinel_kwargs": of_sentinels, "use_replicas": False}
-    return address, options | _account(address) | own
+    return _plain(address), options | _account(address) | _tls(address) | own
+
+
+def _plain(address: str) -> str:
+    """The address as `limits` knows it: that of TLS is ours."""
+    return address.replace("rediss+", "redis+", 1)
+
+
+def _tls(address: str) -> dict[str, bool]:
+    return {"ssl": True} if address.startswith("rediss+") else {}
 
 
 def _account(address: str) -> dict[str, str]:

@@ -14,11 +14,11 @@ def store_of(settings: Settings) -> tuple[str, dict[str, Any]]:
     if not address:
         return "memory://", options
     timeouts = {"socket_connect_timeout": _TIMEOUT, "socket_timeout": _TIMEOUT}
-    if address.startswith("redis+cluster:"):
+    if "+cluster:" in address.partition("/")[0]:
         from mfa_service.web.redundant import cluster  # noqa: PLC0415 - redis is an extra
 
         return cluster(address, options | timeouts)
-    if address.startswith("redis+sentinel:"):
+    if "+sentinel:" in address.partition("/")[0]:
         from mfa_service.web.redundant import sentinel  # noqa: PLC0415 - redis is an extra
 
         return sentinel(address, options | timeouts)
