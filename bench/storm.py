@@ -1,4 +1,4 @@
-"""The storm's clients, as a process of their own: prints how long it lasted, logins, refusals, and how long those took."""
+"""The storm's clients, as a process of their own: prints how long it lasted, logins, refusals, how slow those were."""
 
 import sys
 

@@ -63,7 +63,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
 def ensure_startable(environment: Mapping[str, str]) -> None:
     """Raise ConfigurationError if `create_app` would, without leaving anything open: gunicorn asks before it forks."""
     settings = Settings.load(from_environment(environment))
-    services = Services(settings, create_engine(settings.database), time.time)
+    services = Services(settings, create_engine(settings.database, **options_for(settings.database)), time.time)
     try:
         services.health.ensure_keyring()
     except Unavailable:

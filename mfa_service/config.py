@@ -78,6 +78,19 @@ def _address(schemes: str, example: str) -> Check:
     return check
 
 
+def _redis_address(value: str) -> str | None:
+    """Of a cluster and of Sentinels there are several places, each with its port."""
+    place = r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+    places = rf"([^@/?#]*@)?{place}(,{place})*"
+    if value.startswith(("redis+cluster:", "rediss+cluster:")):
+        good = re.fullmatch(rf"rediss?\+cluster://{places}/?", value)
+        return None if good else "must be an address such as redis+cluster://a.example:6379,b.example:6379"
+    if value.startswith(("redis+sentinel:", "rediss+sentinel:")):
+        good = re.fullmatch(rf"rediss?\+sentinel://{places}/[A-Za-z0-9._-]+", value)
+        return None if good else "must be an address such as redis+sentinel://a.example:26379,b.example:26379/mymaster"
+    return _address(r"rediss?|redis\+unix", "redis://redis.example:6379/0")(value)
+
+
 _database_address = _address(r"sqlite|postgres|postgresql(\+psycopg)?", "postgresql://mfa@db.example/mfa")
 
 
@@ -195,8 +208,8 @@ class Settings:
     redis_url: str | None = setting(
         None,
         secret=True,
-        check=_address(r"rediss?|redis\+(unix|cluster|sentinel)", "redis://redis.example:6379/0"),
-        why="Shares the rate limits between worker processes and machines.",
+        check=_redis_address,
+        why="Shares the rate limits between worker processes and machines: Redis, a cluster of it, or Sentinels.",
     )
     auth_rate_limit: str = setting(
         "5 per 15 minutes", check=_rate, why="How often one client may call one credential route."

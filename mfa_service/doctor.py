@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from mfa_service.crypto.chain import SealKeys
 from mfa_service.errors import ConfigurationError, Unavailable
 from mfa_service.mount import Mount
 from mfa_service.services import Services, database, load_keys, schema
-from mfa_service.services.unit_of_work import cause
+from mfa_service.services.unit_of_work import cause, hint
 from mfa_service.web import limits
 
 Level = Literal["ok", "warning", "error"]
@@ -42,8 +43,9 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
         load_keys(settings, time.time)
     except ConfigurationError as error:
         return findings + [Finding("error", "settings", problem) for problem in error.problems]
-    engine = database.engine_for(create_engine(settings.database))
-    return findings + _checked(settings, engine)
+    # As the service opens it: what a pooler refuses, or ignores, shows here.
+    engine = database.engine_for(create_engine(settings.database, **database.options_for(settings.database)))
+    return findings + _checked(settings, engine) + list(_timeouts(engine))
 
 
 def examine_mounted(mount: Mount) -> list[Finding]:
@@ -142,6 +144,16 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "limiter", "Redis answers") if is_up else Finding("error", "limiter", "Redis does not answer")
 
 
+def _timeouts(engine: Engine) -> Iterator[Finding]:
+    with suppress(SQLAlchemyError):
+        if engine.dialect.name == "postgresql" and database.loses_timeouts(engine):
+            text = (
+                "a pooler ignores our timeouts: give it them as connect_query (docs/scaling.md), or requests may hang"
+            )
+            yield Finding("warning", "database", text)
+    engine.dispose()
+
+
 def _database(settings: Settings, engine: Engine) -> Iterator[Finding]:
     try:
         current, newest = schema.find_current(engine), schema.newest()
@@ -152,7 +164,7 @@ def _database(settings: Settings, engine: Engine) -> Iterator[Finding]:
         health.ensure_keyring(leaves_canary=False)
         health.ensure_writable()
     except SQLAlchemyError as error:
-        yield Finding("error", "database", f"can't be reached: {cause(error)}")
+        yield Finding("error", "database", f"can't be reached: {cause(error)}{hint(error)}")
     except Unavailable:
         yield Finding("error", "database", "takes no changes now: it is locked, full or read-only")
     except ConfigurationError as error:

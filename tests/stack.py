@@ -177,14 +177,14 @@ def nginx_command(binary: str, main: Path) -> list[str]:
     return [binary, "-p", str(main.parent), "-c", str(main), "-e", "stderr"]
 
 
-def make_certificate(folder: Path) -> None:
+def make_certificate(folder: Path, *more: x509.GeneralName) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)]), datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME), *more]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )

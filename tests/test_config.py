@@ -88,7 +88,19 @@ def test_every_setting_says_why_it_exists() -> None:
         ("MFA_ALLOWED_HOSTS", "auth.example,auth2.example", ("auth.example", "auth2.example")),
         ("MFA_CORS_ORIGINS", "https://a.example,http://b.example:81", ("https://a.example", "http://b.example:81")),
         ("MFA_TRUSTED_PROXIES", "2", 2),
-        ("MFA_REDIS_URL", "redis://cache/0", "redis://cache/0"),
+        *(
+            ("MFA_REDIS_URL", url, url)
+            for url in (
+                "redis://cache/0",
+                "rediss://mfa:hunter2@cache:6380/0",
+                "redis+unix:///run/redis.sock",
+                "redis+cluster://a.example:6379,b.example:6379,[::1]:6379",
+                "redis+cluster://mfa:p%40ss@a.example:6379",
+                "rediss+cluster://a.example:6379",
+                "rediss+sentinel://a.example:26379/mymaster",
+                "redis+sentinel://:hunter2@a.example:26379,b.example:26379/mymaster",
+            )
+        ),
         ("MFA_AUTH_RATE_LIMIT", "10/minute", "10/minute"),
         ("MFA_SESSION_RATE_LIMIT", "100/minute", "100/minute"),
         ("MFA_REGISTRATION_RATE_LIMIT", "1 per 1 day", "1 per 1 day"),
@@ -160,7 +172,24 @@ def test_an_empty_setting_is_none(name: str, empty: object) -> None:
             "https://[shop",
         ],
         "MFA_DATABASE_URL": ["mfa.db", "mysql://db/mfa", "postgresql", "postgresql://db:port/mfa", "sqlite"],
-        "MFA_REDIS_URL": ["cache", "http://cache", "redis", "redis://cache:port", "memory://"],
+        "MFA_REDIS_URL": [
+            "cache",
+            "http://cache",
+            "redis",
+            "redis://cache:port",
+            "redis://a:6379,b:6379",
+            "memory://",
+            "redis+cluster://",
+            "redis+cluster://a.example",
+            "redis+cluster://a.example:6379,b.example",
+            "redis+cluster://a.example:6379/1",
+            "redis+cluster://:p@ss@a.example:6379",
+            "redis+cluster://a.example:6379?ssl=true",
+            "redis+sentinel://a.example:26379",
+            "redis+sentinel://a.example:26379/",
+            "redis+sentinel://a.example/mymaster",
+            "redis+sentinel://a.example:26379/mymaster/0",
+        ],
         "JWT_SECRET": ["changeme", "changeme" * 4, "A" * 32, "short", "x" * 31],
     }.items(),
 )
@@ -260,7 +289,10 @@ def test_random_secrets_are_not_weak() -> None:
         assert weakness_of_secret(secrets.token_urlsafe(32)) is None
 
 
-def test_the_reason_never_quotes_the_secret() -> None:
+@pytest.mark.parametrize(
+    "redis", ["memcached://hunter2@cache", "redis+cluster://:hunter2@cache", "redis+sentinel://:hunter2@cache:1"]
+)
+def test_the_reason_never_quotes_the_secret(redis: str) -> None:
     for secret in ("hunter2", "hunter2" * 5, "changeme" * 4):
         assert secret not in (weakness_of_secret(secret) or "")
     with pytest.raises(ConfigurationError) as refusal:
@@ -269,7 +301,7 @@ def test_the_reason_never_quotes_the_secret() -> None:
                 "JWT_SECRET": "hunter2",
                 "MFA_KEYS": "hunter2",
                 "MFA_DATABASE_URL": "mysql://hunter2@db/mfa",
-                "MFA_REDIS_URL": "memcached://hunter2@cache",
+                "MFA_REDIS_URL": redis,
             },
             needs_keys=False,
         )

@@ -19,7 +19,6 @@ from flask.cli import ScriptInfo
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, from_environment
@@ -28,6 +27,7 @@ from mfa_service.mount import Mount
 from mfa_service.services import Services
 from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
+from mfa_service.services.database import engine_of_command
 from mfa_service.services.unit_of_work import cause
 from mfa_service.web import EXTENSION
 
@@ -87,7 +87,7 @@ def open_services() -> Iterator[Services]:
         yield mount.services
         return
     settings = load_settings()
-    services = Services(settings, create_engine(settings.database), time.time)
+    services = Services(settings, engine_of_command(settings.database), time.time)
     try:
         services.health.ensure_keyring()
         yield services

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from mfa_service import doctor
 from mfa_service.cli.group import find_host, load_settings, mfa, open_services, operator
@@ -44,7 +44,7 @@ def upgrade() -> None:
 
 
 def _own_engine() -> Engine:
-    return database.engine_for(create_engine(load_settings(needs_keys=False).database))
+    return database.engine_for(database.engine_of_command(load_settings(needs_keys=False).database))
 
 
 def _creates(command: Callable[..., None]) -> Callable[..., None]:

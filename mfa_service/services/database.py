@@ -50,6 +50,8 @@ _POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_tra
 _TRUSTED_SECONDS, _USED_AT = 1.0, "mfa_used_at"
 #: How often a statement is run on one connection before its plan is kept.
 _PREPARED_AFTER = 5
+#: Whether statements may be prepared shows later: `prepare_if_direct`.
+_POSTGRESQL: dict[str, Any] = {"connect_timeout": 5, "prepare_threshold": None}
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -93,19 +95,16 @@ def _sqlite_at(url: URL) -> Engine:
 
 
 def options_for(url: str) -> dict[str, Any]:
-    """How an engine of our own is opened; on SQLite `engine_for` does the rest."""
+    """How a running service opens an engine of its own; on SQLite `engine_for` does the rest."""
     if url.startswith("sqlite"):
         return {}
+    timeouts = " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items())
     return {
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 5,
         "hide_parameters": True,
-        "connect_args": {
-            "connect_timeout": 5,
-            "options": " ".join(f"-c {name}={seconds}s" for name, seconds in _POSTGRESQL_TIMEOUTS.items()),
-            "prepare_threshold": None,  # until it is known who answers: `prepare_if_direct`
-        },
+        "connect_args": {**_POSTGRESQL, "options": timeouts},
     }
 
 
@@ -149,6 +148,17 @@ def _is_alive(engine: Engine, connection: Any) -> bool:
         return engine.dialect.do_ping(connection)
     except engine.dialect.loaded_dbapi.Error:
         return False
+
+
+def engine_of_command(url: str) -> Engine:
+    """An engine for a command of an operator, which may take its time: without the timeouts of a service."""
+    return create_engine(url, connect_args={} if url.startswith("sqlite") else _POSTGRESQL)
+
+
+def loses_timeouts(engine: Engine) -> bool:
+    """Whether a pooler in between has kept the timeouts to itself: PgBouncer ignores them where it is told to."""
+    with engine.connect() as connection:
+        return any(connection.exec_driver_sql(f"SHOW {name}").scalar() == "0" for name in _POSTGRESQL_TIMEOUTS)
 
 
 def forget_in_children(engine: Engine) -> None:

@@ -7,6 +7,7 @@ fire after the outermost commit, never for what was rolled back and never twice 
 
 import functools
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -21,8 +22,11 @@ from mfa_service.errors import MFAError, Unavailable
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: How often a unit is run at most when the database says that it collided with another.
-TRIES = 5
+#: How often a unit is run at most when the database says that it collided with another, and how long it rests in
+#: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one
+#: row SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
+TRIES = 25
+_FIRST_REST, _LONGEST_REST = 0.005, 0.2
 #: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
@@ -86,10 +90,11 @@ class UnitOfWork:
                 if _sqlstate(error) == _PLAN_OUTDATED:
                     self._single.dispose()  # plans are kept by connections
                 if tries_left and (_sqlstate(error) in _WORTH_A_TRY or _was_dead(error)):
+                    _rest(TRIES - tries_left)
                     continue
                 if not _is_out_of_order(error):
                     raise
-                logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), _hint(error))
+                logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), hint(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
 
@@ -129,6 +134,10 @@ def _was_dead(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
+def _rest(tries: int) -> None:
+    time.sleep(random.uniform(0, min(_LONGEST_REST, _FIRST_REST * 2**tries)))  # noqa: S311 - no secret
+
+
 def _is_out_of_order(error: SQLAlchemyError) -> bool:
     """Whether the database is down, locked, full, out of connections, or not migrated: no bug of ours."""
     return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or _sqlstate(error) in _OUT_OF_ORDER
@@ -145,10 +154,12 @@ def cause(error: SQLAlchemyError) -> str:
     return str(getattr(error, "orig", error)).partition("\n")[0]
 
 
-def _hint(error: SQLAlchemyError) -> str:
+def hint(error: SQLAlchemyError) -> str:
     """What an operator can do about it, where that is plain."""
     if _sqlstate(error) in _NOT_MIGRATED or "no such table" in cause(error) or "no such column" in cause(error):
         return ": run `flask mfa upgrade`"
+    if "unsupported startup parameter" in cause(error):
+        return ": PgBouncer has to be told `ignore_startup_parameters = options`"
     return ": somebody else writes, and does not commit" if "database is locked" in cause(error) else ""
 
 

@@ -23,11 +23,10 @@ from mfa_service.errors import TooManyAttempts
 from mfa_service.web import current_mount
 from mfa_service.web.client import client_network
 from mfa_service.web.contract import contract_of
+from mfa_service.web.stores import store_of
 
 #: The one limit that all clients share.
 EVERYBODY = "registrations"
-#: So that a store that hangs costs a request no more than this, in seconds.
-_STORE_TIMEOUT = 0.25
 
 
 class Limits:
@@ -40,10 +39,11 @@ class Limits:
             "administration": settings.admin_rate_limit,
             EVERYBODY: settings.registration_rate_limit,
         }
+        address, options = store_of(settings)
         self.limiter = Limiter(
             client_network,
-            storage_uri=settings.redis_url or "memory://",
-            storage_options=_store_options(settings),
+            storage_uri=address,
+            storage_options=options,
             strategy="fixed-window",
             key_prefix="mfa_service",
             in_memory_fallback_enabled=True,
@@ -118,8 +118,8 @@ def current_limits() -> Limits:
 
 def is_store_up(settings: Settings) -> bool:
     """Whether the store that these settings name answers."""
-    store = storage_from_string(settings.redis_url or "memory://", **_store_options(settings))
-    return _answers(cast("Storage", store))
+    address, options = store_of(settings)
+    return _answers(cast("Storage", storage_from_string(address, **options)))
 
 
 def _answers(store: Storage) -> bool:
@@ -127,8 +127,3 @@ def _answers(store: Storage) -> bool:
         return bool(store.check())
     except StorageError:
         return False
-
-
-def _store_options(settings: Settings) -> dict[str, Any]:
-    timeouts = {"socket_connect_timeout": _STORE_TIMEOUT, "socket_timeout": _STORE_TIMEOUT}
-    return {"wrap_exceptions": True} | (timeouts if settings.redis_url else {})
