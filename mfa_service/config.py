@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -205,6 +206,9 @@ class Settings:
         why="Networks that may ask for `/metrics`; separated by commas. Empty: there is no such route.",
     )
     access_log: bool = setting(False, why="Whether each request is a line of the log: no query, no body, no header.")
+    tracing: bool = setting(
+        False, why="Whether requests and their statements are spans of OpenTelemetry; `OTEL_…` say where they go."
+    )
     redis_url: str | None = setting(
         None,
         secret=True,
@@ -300,6 +304,8 @@ class Settings:
             yield "MFA_KEYS and MFA_KEYRING are both set: choose one"
         if self.jwt_secret and self.signing_keys:
             yield "JWT_SECRET and MFA_SIGNING_KEYS are both set: tokens have one signature"
+        if self.tracing and not _is_installed("opentelemetry.sdk"):
+            yield "MFA_TRACING needs OpenTelemetry: pip install mfa_service[otel]"
         if needs_keys:
             yield from self._missing_keys()
 
@@ -380,6 +386,13 @@ def _parsed_bool(value: Any) -> bool:
         return known[str(value).strip().lower()]
     except KeyError:
         raise ValueError("must be true or false") from None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it lies in
+        return False
 
 
 def unknown_names(environment: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 from flask import Blueprint, Flask
@@ -93,6 +94,9 @@ class Mount:
         ).init_app(app)
         log_events(self.services.audit)
         self._register(app)
+        if settings.tracing:  # an extra that costs nothing where it is off
+            names = self._own_names if self.is_embedded else None
+            import_module("mfa_service.web.tracing").install(app, self.services, blueprints=names)
         if host is None:
             self._check_keyring()
             self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
@@ -174,8 +178,11 @@ class Mount:
                 app.view_functions[endpoint] = with_policy(self.limits.put_on(view))
 
     def _is_ours(self, endpoint: str) -> bool:
-        names = [self.name_of(each) for each in (auth.blueprint, api.blueprint, meta.blueprint, browsers.blueprint)]
-        return endpoint.partition(".")[0] in names
+        return endpoint.partition(".")[0] in self._own_names
+
+    @property
+    def _own_names(self) -> list[str]:
+        return [self.name_of(each) for each in (auth.blueprint, api.blueprint, meta.blueprint, browsers.blueprint)]
 
     def _settle_in(self, app: Flask) -> None:
         if app.url_map.host_matching:

@@ -40,6 +40,7 @@ DEFAULTS: Mapping[str, object] = {
     "MFA_TRUSTED_PROXIES": 0,
     "MFA_METRICS": (),
     "MFA_ACCESS_LOG": False,
+    "MFA_TRACING": False,
     "MFA_REDIS_URL": None,
     "MFA_AUTH_RATE_LIMIT": "5 per 15 minutes",
     "MFA_SESSION_RATE_LIMIT": "60 per minute",

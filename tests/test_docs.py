@@ -26,6 +26,8 @@ OWASP = {
 }
 #: What a page takes for granted: that the one before it was read.
 FIRST = {"audit-log.md": "administration.md", "keys.md": "administration.md"}
+#: What a page tells to set before.
+SETTINGS = {"observability.md": {"MFA_METRICS": "127.0.0.1"}}
 
 
 @pytest.mark.services
@@ -34,7 +36,7 @@ FIRST = {"audit-log.md": "administration.md", "keys.md": "administration.md"}
 def test_every_block_goes_as_shown(page: Path, serve: Callable[..., str], own: dict[str, str], tmp_path: Path) -> None:
     for needed in ("curl", "oathtool"):
         program(needed)
-    address = serve(**own)
+    address = serve(**own, **SETTINGS.get(page.name, {}))
     if page.name == "embedding.md":  # an app with a database of its own
         own = {}
     before = blocks_of(PAGES[0].with_name(FIRST[page.name]))[:1] if page.name in FIRST else []

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool
 
 from mfa_service.config import Settings
 from mfa_service.crypto.chain import SealKeys
@@ -185,6 +185,9 @@ class Services:
         chain = Chain(session, unit, seal_keys)
         self.seals = Seals(session, unit, audit, chain, now, output=output, seconds=seconds)
         self.sealer = Timer("sealer", self._seal, seconds if seal_keys.can_sign else 0)
+        #: Since when, in Unix seconds, nothing old enough can have waited for a seal, as far as this process knows;
+        #: 0 where it does not seal.
+        self.sealed_at = self.clock() if seconds and seal_keys.can_sign else 0.0
         self.rotation = Rotation(session, unit, audit, self.vault)
         self.people = People(session, unit, audit, self.roles, self.vault, now)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
@@ -194,8 +197,17 @@ class Services:
         """Database connections that are out of the pool now; 0 where the pool keeps no count."""
         return int(getattr(self.engine.pool, "checkedout", int)())
 
+    @property
+    def connections(self) -> int:
+        """How many of them there may be at once; 0 where the pool knows no bound."""
+        pool = self.engine.pool
+        if not isinstance(pool, QueuePool) or pool._max_overflow < 0:  # noqa: SLF001 - there is no public word for it
+            return 0
+        return pool.size() + pool._max_overflow  # noqa: SLF001
+
     def _seal(self) -> None:
         self.seals.seal()
+        self.sealed_at = self.clock()
 
     def close(self) -> None:
         """Let go of connections and threads, for commands and tests that outlive a service."""
