@@ -117,6 +117,10 @@ def test_systemd_takes_its_units_and_finds_little_to_say_against_them(tmp_path: 
     assert said.returncode == 0, said.stdout
 
 
+def test_systemd_hides_the_history_from_the_service() -> None:
+    assert "InaccessiblePaths=-/opt/mfa_service/.git" in text("systemd/mfa.service").splitlines()
+
+
 def test_systemd_runs_what_is_in_the_checkout() -> None:
     unit = text("systemd/mfa.service")
     commands = re.findall(r"^Exec(?:StartPre|Start)=/opt/mfa_service/\.venv/bin/(.+)$", unit, re.M)
