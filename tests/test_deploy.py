@@ -274,6 +274,15 @@ def test_an_upgrade_and_a_drained_machine_leave_a_replica() -> None:
     assert kinds["PodDisruptionBudget"]["spec"]["minAvailable"] >= 1
 
 
+def test_what_serves_reaches_its_database_and_its_store_alone() -> None:
+    egress = by_kind("network-policy.yaml")["NetworkPolicy"]["spec"]["egress"]
+    assert all(rule["to"] for rule in egress)
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 5432, 6379}
+    file = compose_file()
+    for replica in ("replica-a", "replica-b"):
+        assert all(file["networks"][name]["internal"] for name in file["services"][replica]["networks"])
+
+
 def test_labels_ports_and_names_in_kubernetes_fit_together() -> None:
     kinds, policy = by_kind("deployment.yaml"), by_kind("network-policy.yaml")["NetworkPolicy"]["spec"]
     pod = kinds["Deployment"]["spec"]["template"]

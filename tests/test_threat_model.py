@@ -1,8 +1,10 @@
 """docs/threat-model.md forgets nothing that is kept, says the bounds of the code, and no promise is without witness."""
 
 import re
+from typing import cast
 
 import pytest
+from sqlalchemy import QueuePool, create_engine
 
 from mfa_service import jwks, live
 from mfa_service.config import Settings
@@ -61,6 +63,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
     ):
         assert said in bounds["PostgreSQL"]
     assert f"{database._BUSY_SECONDS} s for the writer" in bounds["SQLite"]
+    pool = cast("QueuePool", database.engine_for(create_engine("sqlite:///never-opened.db")).pool)
+    assert f"{pool.size() + pool._max_overflow} connections" in bounds["SQLite"]
     assert f"{limits._STORE_TIMEOUT} s" in bounds["Redis"]
     [keys] = [text for whom, text in bounds.items() if "from_jwks" in whom]
     assert f"{jwks.PAUSE_SECONDS} s apart at least {jwks._TIMEOUT} s" in keys
