@@ -87,6 +87,15 @@ def test_time_comes_from_the_clock() -> None:
         assert not is_reading or path.name in allowed or _layer(path) == "cli", path
 
 
+def test_cryptography_stands_in_one_folder() -> None:
+    libraries = {"bcrypt", "cryptography", "hashlib", "hmac", "jwt", "pyotp", "random", "secrets", "ssl"}
+    used = {_where(path): libraries & {module.partition(".")[0] for module in _imports(path)} for path in FILES}
+    elsewhere = {where: found for where, found in used.items() if found and not where.startswith("crypto/")}
+    # Published keys are read, and a request is given an id.
+    assert elsewhere == {"jwks.py": {"jwt"}, "web/client.py": {"secrets"}}
+    assert not any("random" in found for found in used.values()), "it can be guessed"
+
+
 def test_the_guard_needs_no_database() -> None:
     # Forbidden, not only absent: PyJWT's own dependency loads bcrypt where it happens to be installed.
     forbidden = "sqlalchemy", "pyotp", "bcrypt", "pydantic", "flask_limiter"
@@ -135,6 +144,10 @@ def _lines_of_code(path: Path) -> int:
 
 def _layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _where(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
 def _tree(path: Path) -> ast.Module:

@@ -117,6 +117,10 @@ def test_systemd_takes_its_units_and_finds_little_to_say_against_them(tmp_path: 
     assert said.returncode == 0, said.stdout
 
 
+def test_systemd_hides_the_history_from_the_service() -> None:
+    assert "InaccessiblePaths=-/opt/mfa_service/.git" in text("systemd/mfa.service").splitlines()
+
+
 def test_systemd_runs_what_is_in_the_checkout() -> None:
     unit = text("systemd/mfa.service")
     commands = re.findall(r"^Exec(?:StartPre|Start)=/opt/mfa_service/\.venv/bin/(.+)$", unit, re.M)
@@ -268,6 +272,15 @@ def test_an_upgrade_and_a_drained_machine_leave_a_replica() -> None:
     assert spec["replicas"] >= 2
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert kinds["PodDisruptionBudget"]["spec"]["minAvailable"] >= 1
+
+
+def test_what_serves_reaches_its_database_and_its_store_alone() -> None:
+    egress = by_kind("network-policy.yaml")["NetworkPolicy"]["spec"]["egress"]
+    assert all(rule["to"] for rule in egress)
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 5432, 6379}
+    file = compose_file()
+    for replica in ("replica-a", "replica-b"):
+        assert all(file["networks"][name]["internal"] for name in file["services"][replica]["networks"])
 
 
 def test_labels_ports_and_names_in_kubernetes_fit_together() -> None:

@@ -33,6 +33,12 @@ def test_the_newest_revision_equals_the_models(engine: Engine) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_a_new_database_holds_no_account(engine: Engine) -> None:
+    schema.upgrade(engine)
+    with Session(engine) as session:
+        assert session.query(User).count() == 0
+
+
 def test_up_down_and_up_again_with_data(engine: Engine) -> None:
     schema.upgrade(engine)
     _add_user(engine)

@@ -505,6 +505,8 @@ def test_every_page_is_plain_labelled_and_kept_by_nobody(
     assert seen["scan"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert seen["code"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert [one.get("autocomplete") for one in seen["sign in"][1].all("input")[1:]] == ["username", "current-password"]
+    fields = [one for _, page in seen.values() for one in page.all("input") if one["name"] == "password"]
+    assert {one.get("type") for one in fields} == {"password"}
 
 
 @sqlite_alone

@@ -20,6 +20,7 @@ from mfa_service.errors import (
     WeakPassword,
 )
 from mfa_service.services import Services
+from tests.conftest import Clock
 from tests.factories import PASSWORD, Person
 from tests.services import CLIENT, Rows, another, at_once, events, log_in, register, sign_in, user_id_of, verify
 
@@ -287,6 +288,12 @@ def test_a_hash_of_another_cost_is_made_anew_at_the_next_login(services: Service
         assert events(rows)[1:] == ["login.password_accepted", "password.rehashed"]
         log_in(costlier, ada)
     assert events(rows).count("password.rehashed") == 1
+
+
+def test_a_password_does_not_expire(services: Services, clock: Clock) -> None:
+    ada = register(services)
+    clock.advance(10 * 366 * 86400)
+    assert sign_in(services, ada).username == "ada"
 
 
 def test_a_wrong_password_rehashes_nothing(services: Services, rows: Rows) -> None:

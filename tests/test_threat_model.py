@@ -1,0 +1,75 @@
+"""docs/threat-model.md forgets nothing that is kept, says the bounds of the code, and no promise is without witness."""
+
+import re
+from typing import cast
+
+import pytest
+from sqlalchemy import QueuePool, create_engine
+
+from mfa_service import jwks, live
+from mfa_service.config import Settings
+from mfa_service.models import Base
+from mfa_service.services import database, notices, unit_of_work
+from mfa_service.web import limits
+from tests.conftest import ROOT
+from tests.documents import EMPTY, missing, table, witnesses_in
+
+PAGE = "docs/threat-model.md"
+ATTACKS = ROOT / "tests/attacks"
+CASES = [f"T{number}" for number in range(1, 51)]
+PROMISES = table(PAGE, "What is promised")
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise[0][:40])
+def test_a_promise_has_witnesses_that_exist(promise: list[str]) -> None:
+    _, cases, witnesses = promise
+    assert witnesses_in(witnesses)
+    assert missing(witnesses) == []
+    assert cases == EMPTY or set(cases.split()) <= set(CASES)
+
+
+def test_every_case_of_the_attack_suite_belongs_to_one_promise() -> None:
+    named = [case for _, cases, _ in PROMISES if cases != EMPTY for case in cases.split()]
+    assert sorted(named, key=CASES.index) == CASES
+
+
+def test_the_attack_suite_has_every_case_that_is_named() -> None:
+    if ATTACKS.is_dir():
+        written = " ".join(path.read_text() for path in ATTACKS.rglob("*.py"))
+        assert [case for case in CASES if f'"{case}"' not in written] == []
+
+
+def test_every_table_of_the_database_is_an_asset() -> None:
+    named = re.findall(r"`(mfa_\w+)`", " ".join(row[2] for row in table(PAGE, "What there is to lose")))
+    assert sorted(set(named)) == sorted(Base.metadata.tables)
+
+
+def test_everything_there_is_to_lose_has_a_class_and_a_time() -> None:
+    rows = table(PAGE, "What there is to lose")
+    assert {row[1] for row in rows} == {"secret", "personal", "internal"}
+    assert all(len(row) == 5 and all(row) for row in rows)
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    bounds = {with_whom: " ".join(rest) for with_whom, *rest in table(PAGE, "What it talks to")}
+    options, timeouts = database.options_for("postgresql://db.example/mfa"), database._POSTGRESQL_TIMEOUTS
+    for said in (
+        f"{options['pool_size'] + options['max_overflow']} connections for each process",
+        f"{options['pool_timeout']} s for a connection",
+        f"{timeouts['lock_timeout']} s for a lock",
+        f"{timeouts['statement_timeout']} s for a statement",
+        f"{unit_of_work.LONGEST_SECONDS} s for a transaction",
+        f"tried {unit_of_work.TRIES} times",
+    ):
+        assert said in bounds["PostgreSQL"]
+    assert f"{database._BUSY_SECONDS} s for the writer" in bounds["SQLite"]
+    pool = cast("QueuePool", database.engine_for(create_engine("sqlite:///never-opened.db")).pool)
+    assert f"{pool.size() + pool._max_overflow} connections" in bounds["SQLite"]
+    assert f"{limits._STORE_TIMEOUT} s" in bounds["Redis"]
+    [keys] = [text for whom, text in bounds.items() if "from_jwks" in whom]
+    assert f"{jwks.PAUSE_SECONDS} s apart at least {jwks._TIMEOUT} s" in keys
+    [asking] = [text for whom, text in bounds.items() if "LiveCheck" in whom]
+    assert f"{live._TIMEOUT} s" in asking
+    assert f"{notices._CAPACITY:,} that wait" in bounds["listeners of notices"]
+    assert bounds["hashing"].startswith(f"{Settings.hashing_queue} that wait")
+    assert f"every {Settings.key_reread_seconds} s" in bounds["files of keys"]
