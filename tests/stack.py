@@ -63,29 +63,35 @@ class Replica:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
     @property
-    def _log(self) -> Path:
+    def log_file(self) -> Path:
         return self.folder / f"replica-{self.port}.log"
 
     def start(self) -> None:
         self.launch()
-        assert within(30, self.is_up), self._log.read_text()
+        assert within(30, self.is_up), self.log_file.read_text()
 
     def launch(self) -> None:
         """Begin to start; it may have to wait for what it needs."""
         command = [sys.executable, "-m", "gunicorn", self.app]
         environment = self.environment | {"PORT": str(self.port)}
-        with self._log.open("ab") as log:
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
 
     def is_up(self) -> bool:
+        return self._answers("/readyz")
+
+    def is_alive(self) -> bool:
+        return self._answers("/healthz")
+
+    def _answers(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -171,14 +177,14 @@ def stacks(settings: Settings) -> Iterator[Start]:
     """
     with tempfile.TemporaryDirectory(prefix="mfa-stack-") as folder, contextlib.ExitStack() as running_now:
 
-        def begin(*own: dict[str, Any], **overrides: Any) -> Stack:
-            """`overrides` are of both replicas, `own` of one each."""
+        def begin(*own: dict[str, Any], is_ready: bool = True, **overrides: Any) -> Stack:
+            """`overrides` are of both replicas, `own` of one each. `is_ready`: they have all that they need."""
             replicas = [_replica(Path(folder), settings, overrides | each) for each in own or ({}, {})]
             for replica in replicas:
                 running_now.callback(replica.kill)
                 replica.launch()
             for replica in replicas:
-                assert within(30, replica.is_up), replica.log
+                assert within(30, replica.is_up if is_ready else replica.is_alive), replica.log
             return running_now.enter_context(nginx(Path(folder), replicas))
 
         yield begin
