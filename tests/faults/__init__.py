@@ -3,7 +3,8 @@
 import contextlib
 import http.client
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,29 @@ def ensure_recovered(stack: Stack, workers: list[int]) -> None:
     for replica in stack.replicas:
         assert within(10, replica.is_up), of_replica(replica, "/readyz")
     assert workers_of(stack) == workers, "without a restart"
+
+
+class under_load:  # noqa: N801 - reads like what it is
+    """Somebody calls again and again for the length of the block."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call, self._over = call, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
+
+    def _run(self) -> None:
+        while not self._over.wait(0.02):
+            self._call()
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_failure: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def register_as(stack: Stack, username: str) -> Reply:
+    body = {"username": username, "password": PASSWORD, "email": "someone@example.com"}
+    return stack.call("POST", "/auth/register", body)

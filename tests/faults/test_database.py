@@ -18,7 +18,9 @@ from tests.faults import (
     ensure_recovered,
     ensure_refused,
     of_replica,
+    register_as,
     sign_in,
+    under_load,
     workers_of,
 )
 from tests.faults.servers import PostgreSQL
@@ -231,27 +233,6 @@ class locked:  # noqa: N801 - reads like what it is
         self._connection.close()
 
 
-class under_load:  # noqa: N801 - the same
-    """Somebody calls again and again for the length of the block."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call, self._over = call, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
-
-    def _run(self) -> None:
-        while not self._over.wait(0.02):
-            self._call()
-
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *_failure: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def calls(stack: Stack, ada: Ada, pending: str, code: str) -> list[Callable[[], Reply]]:
     """One of each kind that needs the database."""
     return [
@@ -261,11 +242,6 @@ def calls(stack: Stack, ada: Ada, pending: str, code: str) -> list[Callable[[], 
         lambda: profile(stack, ada.access),
         lambda: register_as(stack, "bob"),
     ]
-
-
-def register_as(stack: Stack, username: str) -> Reply:
-    body = {"username": username, "password": PASSWORD, "email": "someone@example.com"}
-    return stack.call("POST", "/auth/register", body)
 
 
 def is_read_only(postgresql: PostgreSQL) -> bool:
