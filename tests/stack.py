@@ -56,6 +56,7 @@ class Replica:
     app: str = "wsgi:app"
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+    sink: int | None = None
 
     @property
     def address(self) -> str:
@@ -78,8 +79,9 @@ class Replica:
         command = [sys.executable, "-m", "gunicorn", self.app]
         environment = self.environment | {"PORT": str(self.port)}
         with self.log_file.open("ab") as log:
+            sink = log if self.sink is None else self.sink
             self.process = subprocess.Popen(
-                command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True
             )
 
     def is_up(self) -> bool:
@@ -177,10 +179,14 @@ def stacks(settings: Settings) -> Iterator[Start]:
     """
     with tempfile.TemporaryDirectory(prefix="mfa-stack-") as folder, contextlib.ExitStack() as running_now:
 
-        def begin(*own: dict[str, Any], is_ready: bool = True, **overrides: Any) -> Stack:
-            """`overrides` are of both replicas, `own` of one each. `is_ready`: they have all that they need."""
+        def begin(*own: dict[str, Any], is_ready: bool = True, sink: int | None = None, **overrides: Any) -> Stack:
+            """`overrides` are of both replicas, `own` of one each. `is_ready`: they have all that they need.
+
+            `sink`: where they write to instead of into files.
+            """
             replicas = [_replica(Path(folder), settings, overrides | each) for each in own or ({}, {})]
             for replica in replicas:
+                replica.sink = sink
                 running_now.callback(replica.kill)
                 replica.launch()
             for replica in replicas:
