@@ -4,7 +4,7 @@
 committed and before anybody is answered; once, for the file says that it has happened.
 `TEST_KILL_IN` names a path and a file with a number: so does the process within a request for that path, before the
 statement of this number, its commit, or the answer after it; the file is taken away then.
-`TEST_CLOCK` names a file with the seconds that the clock of this machine is off.
+`TEST_CLOCK` names a file with the seconds that the clock of this machine is off; after a `=`, at which it stands still.
 `TEST_FULL` names a file; while it is there, SQLite's file can't grow.
 `TEST_HOOK` is an address that every notice is posted to.
 """
@@ -32,7 +32,12 @@ from mfa_service.services.notices import Notice
 def shift_clock(by: Path) -> None:
     """Let this process believe that it is later, or earlier; the libraries in it, too."""
     real = time.time
-    time.time = lambda: real() + float(by.read_text())
+
+    def shifted() -> float:
+        said = by.read_text()
+        return float(said[1:]) if said.startswith("=") else real() + float(said)
+
+    time.time = shifted
 
 
 def killer(event: str, done: Path) -> Callable[..., None]:
