@@ -158,6 +158,7 @@ def test_headers_over_the_limit_do_not_reach_a_replica(idle: Stack) -> None:
     assert {line["replica"] for line in idle.log} == {""}
 
 
+@pytest.mark.faults("R8")
 def test_slow_clients_hold_no_worker(start: Start) -> None:
     stack = start(**MANY)
     # More of them than both replicas have threads; half are slow with the header, half with the body.
@@ -183,6 +184,7 @@ def test_slow_clients_hold_no_worker(start: Start) -> None:
 # ── replicas that die, and come back ─────────────────────────────────────────────────────────────
 
 
+@pytest.mark.faults("Q3")
 def test_what_was_sent_to_a_replica_that_died_is_not_sent_again(start: Start, rows: Rows, tmp_path: Path) -> None:
     stack = start(**MANY, TEST_KILL_AT=["login.completed", str(tmp_path / "killed")])
     phone = Phone(register(stack).json["manualEntryKey"])
@@ -193,6 +195,7 @@ def test_what_was_sent_to_a_replica_that_died_is_not_sent_again(start: Start, ro
     assert verify(stack, log_in(stack).json["tempToken"], phone.code()).status == 200, "the next code is as good"
 
 
+@pytest.mark.faults("Q2")
 def test_a_refresh_may_be_sent_again_and_is(start: Start, rows: Rows, tmp_path: Path) -> None:
     stack = start(**MANY, TEST_KILL_AT=["session.refreshed", str(tmp_path / "killed")])
     phone = Phone(register(stack).json["manualEntryKey"])
@@ -203,6 +206,7 @@ def test_a_refresh_may_be_sent_again_and_is(start: Start, rows: Rows, tmp_path: 
     assert rows("SELECT generation, revoked_at FROM mfa_sessions") == [{"generation": 1, "revoked_at": None}]
 
 
+@pytest.mark.faults("Q12")
 def test_a_replica_that_was_killed_is_not_missed(start: Start) -> None:
     stack = start(**MANY)
     phone = Phone(register(stack).json["manualEntryKey"])
@@ -219,6 +223,7 @@ def test_a_replica_that_was_killed_is_not_missed(start: Start) -> None:
         await_use(stack, replica)
 
 
+@pytest.mark.faults("Q12")
 def test_a_rolling_restart_fails_nobody(start: Start) -> None:
     stack = start(**MANY)
     phone = Phone(register(stack).json["manualEntryKey"])
@@ -252,6 +257,7 @@ def test_a_rolling_restart_fails_nobody(start: Start) -> None:
     assert [(answer.status, answer.text) for answer in answers if answer.status != 200] == []
 
 
+@pytest.mark.faults("Q12")
 def test_with_a_socket_that_systemd_holds_a_restart_is_a_pause(settings: Settings, tmp_path: Path) -> None:
     with systemd(settings, tmp_path) as service:
         service.start()

@@ -279,12 +279,14 @@ def test_of_thirty_calls_at_once_five_pass(serve: Callable[..., str]) -> None:
     assert at_once(serve(**SHIPPED), 30) == {400: 5, 429: 25}
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
 def test_two_processes_with_redis_count_together(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(workers=2, MFA_REDIS_URL=own_redis.url, **SHIPPED)
     assert at_once(address, 30) == {400: 5, 429: 25}
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
 def test_a_restart_forgets_nothing_that_redis_knows(make_app: MakeApp, own_redis: Redis) -> None:
     for status in ([400] * 5, [429] * 5):
@@ -302,6 +304,7 @@ def test_with_redis_nobody_is_told_to_come_too_early(make_app: MakeApp, own_redi
     assert call(client, "/auth/login").status_code == 400
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
 def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(workers=2, MFA_REDIS_URL=own_redis.url, **SHIPPED)
@@ -316,6 +319,7 @@ def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str]
     assert get(address, "/healthz")[0] == 200
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
 @pytest.mark.parametrize("harm", ["kill", "stop"])
 def test_a_store_that_is_dead_or_hangs_costs_little_time_and_opens_nothing(
@@ -331,6 +335,7 @@ def test_a_store_that_is_dead_or_hangs_costs_little_time_and_opens_nothing(
     assert client.get("/readyz").json["fields"] == {"limiter": "is down"}
 
 
+@pytest.mark.faults("Q8")
 @pytest.mark.services
 def test_calls_that_meet_a_hanging_store_together_are_all_answered(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(MFA_REDIS_URL=own_redis.url, **SHIPPED)
@@ -339,6 +344,7 @@ def test_calls_that_meet_a_hanging_store_together_are_all_answered(serve: Callab
     assert at_once(address, 20) == {400: 5, 429: 15}
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
 def test_a_store_that_comes_back_is_used_again_without_a_restart(make_app: MakeApp, own_redis: Redis) -> None:
     client = make_app(MFA_REDIS_URL=own_redis.url, **SHIPPED).test_client()
@@ -353,6 +359,7 @@ def test_a_store_that_comes_back_is_used_again_without_a_restart(make_app: MakeA
     assert [call(client, "/auth/login").status_code for _ in range(5)] == [400] * 4 + [429]
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
 def test_several_processes_without_redis_refuse_to_start(config: dict[str, Any]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}

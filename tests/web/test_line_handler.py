@@ -11,6 +11,7 @@ import pytest
 from mfa_service.web.logs import LineHandler
 
 
+@pytest.mark.faults("Q21")
 def test_a_long_line_is_written_whole_and_one_that_is_torn_is_ended_before_the_next(log: "Log") -> None:
     log.write("x" * 6000)
     assert log.read() == ["x" * 6000]
@@ -21,6 +22,7 @@ def test_a_long_line_is_written_whole_and_one_that_is_torn_is_ended_before_the_n
     assert log.read() == ["", "2 lines of this log are lost: nobody took them", "c"]
 
 
+@pytest.mark.faults("Q21")
 def test_whoever_is_second_to_find_it_full_does_not_wait(log: "Log") -> None:
     log.write("x" * 8191)
     log.write("lost")
