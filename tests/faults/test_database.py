@@ -131,14 +131,42 @@ def test_when_it_pauses_everybody_waits_and_nothing_fails(start: Start, postgres
     ada, workers = sign_in(stack), workers_of(stack)
     with ThreadPoolExecutor() as pool:
         postgresql.freeze()
-        waiting = [pool.submit(profile, stack, ada.access) for _ in range(5)]
-        waiting += [pool.submit(stack.call, "POST", "/auth/login", CREDENTIALS) for _ in range(3)]
-        time.sleep(2)
-        assert seconds_of(lambda: stack.call("GET", "/healthz")) < 1
-        assert not any(each.done() for each in waiting)
-        postgresql.thaw()
+        try:
+            waiting = [pool.submit(profile, stack, ada.access) for _ in range(5)]
+            waiting += [pool.submit(stack.call, "POST", "/auth/login", CREDENTIALS) for _ in range(3)]
+            time.sleep(2)
+            assert seconds_of(lambda: stack.call("GET", "/healthz")) < 1
+            assert not any(each.done() for each in waiting)
+        finally:
+            postgresql.thaw()
         assert [each.result().status for each in waiting] == [200] * 8
     ensure_recovered(stack, workers)
+
+
+@pytest.mark.faults("Q5")
+def test_while_it_hangs_a_crowd_gets_no_connection_and_does_not_take_health_along(
+    start: Start, postgresql: PostgreSQL
+) -> None:
+    stack = start(**MANY)
+    ada, workers = sign_in(stack), workers_of(stack)
+    with ThreadPoolExecutor(80) as pool:
+        postgresql.freeze()
+        try:
+            # More than both replicas have threads. Whoever gets one of the open connections waits until it goes on.
+            waiting = [pool.submit(profile, stack, ada.access) for _ in range(80)]
+            time.sleep(2)
+            for replica in stack.replicas:
+                assert of_replica(replica, "/healthz").status == 200
+            assert within(15, lambda: sum(each.done() for each in waiting) > 40)
+        finally:
+            postgresql.thaw()
+        answers = [each.result() for each in waiting]
+    for answer in answers:
+        if answer.status != 200:
+            ensure_refused(answer, 503, "unavailable")
+    assert len([answer for answer in answers if answer.status == 503]) > 40
+    ensure_recovered(stack, workers)
+    ensure_discreet(stack, ada.secrets)
 
 
 # ── it takes nothing ─────────────────────────────────────────────────────────────────────────────
