@@ -12,7 +12,7 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench demo timing requirements clean
+.PHONY: help serve test faults check bench demo timing requirements clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,6 +27,10 @@ test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and
 	@tools/programs.sh
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(PARALLEL)
+
+faults: .venv/test  ## Only what shows how it fails: database, Redis, workers, clocks, logs (a part of make test; needs nginx)
+	@tools/programs.sh
+	$(BIN)/pytest $(PARALLEL) -m faults
 
 check: .venv/test lint  ## The quick part: lint, types, and tests that need no server
 	$(BIN)/pytest -q $(PARALLEL) -m "not services"

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gunicorn.workers.gthread import ThreadWorker
+
 from mfa_service.app import ensure_startable
 from mfa_service.errors import ConfigurationError
 from mfa_service.web.logs import gunicorn_logging
@@ -28,11 +30,26 @@ def number(name, default, low, high):
     return default
 
 
+class Worker(ThreadWorker):
+    """gthread, which waits two seconds for a client to hang up in the one loop of all; this one in the client's thread.
+
+    Somebody who asks for `Connection: close` and stays would stop the whole worker.
+    """
+
+    def handle(self, conn):
+        """Answer one request; whether the connection is kept."""
+        is_kept = super().handle(conn)
+        if not is_kept:
+            conn.close(graceful=True)
+            conn.close = lambda **_: None  # what the loop calls now
+        return is_kept
+
+
 cores = os.cpu_count() or 1
 has_shared_limits = bool(os.environ.get("MFA_REDIS_URL"))
 
 bind = f"127.0.0.1:{number('PORT', 8000, 1, 65535)}"
-worker_class = "gthread"
+worker_class = Worker
 workers = number("WEB_CONCURRENCY", cores if has_shared_limits else 1, 1, 1000)
 os.environ["WEB_CONCURRENCY"] = str(workers)
 

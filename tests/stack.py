@@ -1,5 +1,6 @@
 """deploy/nginx/service.conf and what stands behind it, run for real: nginx with TLS, replicas of gunicorn."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,8 +10,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,9 +23,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, program, running
+from tests.factories import PASSWORD
 
 NAME = "auth.example"
+#: Limits that are out of the way.
+MANY = {"MFA_AUTH_RATE_LIMIT": "100000 per minute", "MFA_SESSION_RATE_LIMIT": "100000 per minute"}
+CREDENTIALS = {"username": "ada", "password": PASSWORD}
+
+
+Settings = dict[str, str]
+Start = Callable[..., "Stack"]
 
 
 @dataclass
@@ -46,6 +56,7 @@ class Replica:
     app: str = "wsgi:app"
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+    sink: int | None = None
 
     @property
     def address(self) -> str:
@@ -53,25 +64,36 @@ class Replica:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
     @property
-    def _log(self) -> Path:
+    def log_file(self) -> Path:
         return self.folder / f"replica-{self.port}.log"
 
     def start(self) -> None:
+        self.launch()
+        assert within(30, self.is_up), self.log_file.read_text()
+
+    def launch(self) -> None:
+        """Begin to start; it may have to wait for what it needs."""
         command = [sys.executable, "-m", "gunicorn", self.app]
         environment = self.environment | {"PORT": str(self.port)}
-        with self._log.open("ab") as log:
+        with self.log_file.open("ab") as log:
+            sink = log if self.sink is None else self.sink
             self.process = subprocess.Popen(
-                command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True
             )
-        assert within(30, self.is_up), self._log.read_text()
 
     def is_up(self) -> bool:
+        return self._answers("/readyz")
+
+    def is_alive(self) -> bool:
+        return self._answers("/healthz")
+
+    def _answers(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -149,6 +171,68 @@ class Stack:
         return line
 
 
+@contextlib.contextmanager
+def stacks(settings: Settings) -> Iterator[Start]:
+    """What starts a stack with settings of a test's own, until the end of the block.
+
+    One worker for each replica, so that a killed one is missed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mfa-stack-") as folder, contextlib.ExitStack() as running_now:
+
+        def begin(*own: dict[str, Any], is_ready: bool = True, sink: int | None = None, **overrides: Any) -> Stack:
+            """`overrides` are of both replicas, `own` of one each. `is_ready`: they have all that they need.
+
+            `sink`: where they write to instead of into files.
+            """
+            replicas = [_replica(Path(folder), settings, overrides | each) for each in own or ({}, {})]
+            for replica in replicas:
+                replica.sink = sink
+                running_now.callback(replica.kill)
+                replica.launch()
+            for replica in replicas:
+                assert within(30, replica.is_up if is_ready else replica.is_alive), replica.log
+            return running_now.enter_context(nginx(Path(folder), replicas))
+
+        yield begin
+
+
+def _replica(folder: Path, settings: Settings, overrides: dict[str, Any]) -> Replica:
+    """wsgi.py; or tests/served.py, where there are settings for tests only."""
+    shipped = {name: value for name, value in overrides.items() if not name.startswith("TEST_")}
+    environment = environment_of(settings | shipped)
+    if shipped == overrides:
+        return Replica(folder, environment)
+    return Replica(folder, environment | {"TEST_CONFIG": json.dumps(settings | overrides)}, "tests.served:app")
+
+
+def settings_of(config: dict[str, Any], redis: str) -> Settings:
+    """Settings of a service behind one proxy."""
+    return {
+        "MFA_INSTANCE": config["MFA_INSTANCE"],
+        "MFA_DATABASE_URL": config["MFA_DATABASE_URL"],
+        "MFA_REDIS_URL": redis,
+        "MFA_PUBLIC_URL": f"https://{NAME}",
+        "MFA_TRUSTED_PROXIES": "1",
+        "MFA_BCRYPT_COST": "10",
+        "MFA_SEAL_SECONDS": "0",
+        "MFA_SEALS_OUTPUT": "none",
+    }
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
+    return environment | {"WEB_CONCURRENCY": "1"} | settings
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, replicas: list[Replica]) -> Iterator[Stack]:
+    stack = Stack(folder, free_port(), replicas)
+    main = site(folder, stack.port, [replica.address for replica in replicas])
+    ready = lambda: stack.connect().close()  # noqa: E731
+    with running(nginx_command(program("nginx"), main), ready=ready):
+        yield stack
+
+
 def site(folder: Path, port: int, replicas: list[str]) -> Path:
     """The shipped configuration with these addresses and paths in it, and around it what a distribution's nginx has.
 
@@ -200,3 +284,40 @@ def within(seconds: float, happens: Callable[[], object]) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+# ── what is asked of it ──────────────────────────────────────────────────────────────────────────
+
+
+def register(stack: Stack) -> Reply:
+    answer = stack.call("POST", "/auth/register", CREDENTIALS | {"email": "ada@example.com"})
+    assert answer.status == 200, answer
+    return answer
+
+
+def log_in(stack: Stack) -> Reply:
+    answer = stack.call("POST", "/auth/login", CREDENTIALS)
+    assert answer.status == 200, answer
+    return answer
+
+
+def verify(stack: Stack, token: str, code: str) -> Reply:
+    return stack.call("POST", "/auth/verify-mfa", {"tempToken": token, "totpCode": code})
+
+
+def refresh(stack: Stack, token: str) -> Reply:
+    return stack.call("POST", "/auth/refresh", {"refreshToken": token})
+
+
+def profile(stack: Stack, token: str) -> Reply:
+    return stack.call("GET", "/api/profile", token=token)
+
+
+def await_use(stack: Stack, replica: Replica) -> None:
+    """nginx tries a replica again a while after it has failed: what whoever restarts them waits for."""
+
+    def is_used() -> bool:
+        answer = stack.call("GET", "/healthz")
+        return stack.logged(answer.headers["X-Request-Id"])["replica"] == replica.address
+
+    assert within(15, is_used)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.services
 Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 
 
+@pytest.mark.faults("Q14")
 def test_an_app_that_was_loaded_before_the_fork_shares_nothing(start: Start, rows: Rows, redis: str) -> None:
     address, master = start("--preload", WEB_CONCURRENCY="4", MFA_REDIS_URL=redis, MFA_SEAL_SECONDS=1)
     deadline = time.monotonic() + 20
@@ -46,6 +47,7 @@ def test_an_app_that_was_loaded_before_the_fork_shares_nothing(start: Start, row
     assert not [thread for thread in threads_of(master.pid) if thread == "sealer"]
 
 
+@pytest.mark.faults("Q13")
 def test_a_worker_that_is_killed_in_the_middle_of_a_hash_leaves_no_lock(start: Start, rows: Rows) -> None:
     address, master = start(MFA_BCRYPT_COST=14)
     who = {"username": "ada", "password": PASSWORD}

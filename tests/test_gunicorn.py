@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ def test_what_a_client_sent_is_not_in_the_complaint_about_it(shipped: "Shipped")
     lines = shipped.stop().splitlines()
     assert [line for line in lines if "REALPASSWORD" in line or "SECRETTOKEN" in line] == []
     assert any("Invalid request from ip=127.0.0.1" in json.loads(line)["message"] for line in lines)
+
+
+@pytest.mark.faults("R8")
+def test_who_does_not_hang_up_after_the_last_answer_stops_nobody(shipped: "Shipped") -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    url = urlsplit(shipped.address)
+    lingering = [socket.create_connection((url.hostname, url.port), timeout=20) for _ in range(5)]
+    for connection in lingering:
+        connection.sendall(request)
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).startswith(b"HTTP/1.1 200 ")  # noqa: B023
+    began = time.monotonic()
+    assert _raw(shipped.address, request)[0] == 200
+    assert time.monotonic() - began < 1
+    for connection in lingering:
+        connection.close()
 
 
 def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:

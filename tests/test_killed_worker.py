@@ -16,6 +16,7 @@ Rows = Callable[..., list[dict[str, Any]]]
 pytestmark = pytest.mark.services
 
 
+@pytest.mark.faults("Q3")
 def test_a_code_whose_answer_was_lost_is_burnt_and_the_next_one_works(serve: Serve, rows: Rows, done: Path) -> None:
     server = serve(TEST_KILL_AT=["login.completed", str(done)])
     secret, step = register(server), now()
@@ -31,6 +32,7 @@ def test_a_code_whose_answer_was_lost_is_burnt_and_the_next_one_works(serve: Ser
     assert rows("SELECT last_step FROM mfa_secrets") == [{"last_step": step + 1}]
 
 
+@pytest.mark.faults("Q3")
 def test_a_recovery_code_whose_answer_was_lost_is_burnt_and_the_next_one_works(
     serve: Serve, rows: Rows, done: Path
 ) -> None:
@@ -45,6 +47,7 @@ def test_a_recovery_code_whose_answer_was_lost_is_burnt_and_the_next_one_works(
     assert len(rows("SELECT digest FROM mfa_recovery_codes WHERE used_at IS NOT NULL")) == 2
 
 
+@pytest.mark.faults("Q2")
 def test_a_refresh_whose_answer_was_lost_is_given_the_same_successor_again(
     serve: Serve, rows: Rows, done: Path
 ) -> None:
@@ -73,6 +76,7 @@ def test_a_copy_that_was_noticed_has_ended_the_session_although_nobody_was_told(
     assert profile(server, newest["accessToken"]).status == 401
 
 
+@pytest.mark.faults("Q3")
 def test_a_wrong_code_is_counted_although_nobody_was_told(serve: Serve, rows: Rows, done: Path) -> None:
     server = serve(TEST_KILL_AT=["login.code_refused", str(done)])
     register(server)

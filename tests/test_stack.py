@@ -2,16 +2,13 @@
 
 import contextlib
 import http.client
-import json
-import os
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,16 +17,33 @@ import pytest
 import redis as redis_client
 
 from tests.browsers import Phone
-from tests.conftest import ROOT, empty, free_port, program, running
-from tests.factories import PASSWORD
+from tests.conftest import ROOT, empty
 from tests.services import Rows
-from tests.stack import NAME, Replica, Reply, Stack, nginx_command, site, within
+from tests.stack import (
+    CREDENTIALS,
+    MANY,
+    Replica,
+    Reply,
+    Settings,
+    Stack,
+    Start,
+    await_use,
+    environment_of,
+    log_in,
+    nginx,
+    profile,
+    refresh,
+    register,
+    settings_of,
+    stacks,
+    verify,
+    within,
+)
 
 pytestmark = pytest.mark.services
-MANY = {"MFA_AUTH_RATE_LIMIT": "100000 per minute", "MFA_SESSION_RATE_LIMIT": "100000 per minute"}
 
 
-def test_the_walk_goes_over_two_replicas(start: "Start") -> None:
+def test_the_walk_goes_over_two_replicas(start: Start) -> None:
     stack = start()
     registered = register(stack)
     phone = Phone(registered.json["manualEntryKey"])
@@ -50,7 +64,7 @@ def test_the_walk_goes_over_two_replicas(start: "Start") -> None:
 # ── who asks, and for what ───────────────────────────────────────────────────────────────────────
 
 
-def test_no_header_moves_a_client_out_of_its_limit_or_into_the_log(start: "Start", rows: Rows) -> None:
+def test_no_header_moves_a_client_out_of_its_limit_or_into_the_log(start: Start, rows: Rows) -> None:
     stack = start()
     names = ["X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-IP", "X-Client-IP", "True-Client-IP"]
     statuses = []
@@ -62,7 +76,7 @@ def test_no_header_moves_a_client_out_of_its_limit_or_into_the_log(start: "Start
     assert {row["address"] for row in rows("SELECT address FROM mfa_events")} == {"127.0.0.1"}
 
 
-def test_a_request_has_one_id_everywhere(start: "Start", rows: Rows) -> None:
+def test_a_request_has_one_id_everywhere(start: Start, rows: Rows) -> None:
     stack = start()
     for offered, is_kept in (("walk-1843.engine_1", True), ("short", False), ("in jec\tted-id", False)):
         answer = stack.call("POST", "/auth/login", CREDENTIALS, headers={"X-Request-Id": offered})
@@ -74,7 +88,7 @@ def test_a_request_has_one_id_everywhere(start: "Start", rows: Rows) -> None:
         assert len(rows("SELECT id FROM mfa_events WHERE request_id = :request_id", request_id=request_id)) == 1
 
 
-def test_the_access_log_has_no_query_and_no_secret(start: "Start") -> None:
+def test_the_access_log_has_no_query_and_no_secret(start: Start) -> None:
     stack = start()
     answer = stack.call("GET", "/api/sessions?cursor=QUERY-77", token="TOKEN-77", headers={"Cookie": "mfa=COOKIE-77"})
     line = stack.logged(answer.headers["X-Request-Id"])
@@ -106,7 +120,7 @@ def test_another_name_gets_no_certificate(idle: Stack) -> None:
         idle.connect("evil.example")
 
 
-def test_figures_are_not_for_outside(start: "Start") -> None:
+def test_figures_are_not_for_outside(start: Start) -> None:
     stack = start(MFA_METRICS="127.0.0.0/8")
     for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/auth/../metrics", "/metrics?x=1", "/./metrics"):
         answer = stack.call("GET", path)
@@ -114,7 +128,7 @@ def test_figures_are_not_for_outside(start: "Start") -> None:
         assert stack.logged(answer.headers["X-Request-Id"])["replica"] == "", "nobody was asked"
 
 
-def test_nothing_is_kept_of_an_answer(start: "Start") -> None:
+def test_nothing_is_kept_of_an_answer(start: Start) -> None:
     stack = start()
     answers = [stack.call("GET", "/.well-known/jwks.json") for _ in range(3)]
     assert all(stack.logged(answer.headers["X-Request-Id"])["replica"] for answer in answers)
@@ -124,7 +138,7 @@ def test_nothing_is_kept_of_an_answer(start: "Start") -> None:
 # ── too much, too slow ───────────────────────────────────────────────────────────────────────────
 
 
-def test_a_body_over_the_limit_does_not_reach_a_replica(start: "Start") -> None:
+def test_a_body_over_the_limit_does_not_reach_a_replica(start: Start) -> None:
     stack = start()
     for size, status in ((65536, 400), (65537, 413)):
         answer = stack.call("POST", "/auth/login", b" " * size)
@@ -144,7 +158,8 @@ def test_headers_over_the_limit_do_not_reach_a_replica(idle: Stack) -> None:
     assert {line["replica"] for line in idle.log} == {""}
 
 
-def test_slow_clients_hold_no_worker(start: "Start") -> None:
+@pytest.mark.faults("R8")
+def test_slow_clients_hold_no_worker(start: Start) -> None:
     stack = start(**MANY)
     # More of them than both replicas have threads; half are slow with the header, half with the body.
     slow = [stack.connect() for _ in range(140)]
@@ -169,7 +184,8 @@ def test_slow_clients_hold_no_worker(start: "Start") -> None:
 # ── replicas that die, and come back ─────────────────────────────────────────────────────────────
 
 
-def test_what_was_sent_to_a_replica_that_died_is_not_sent_again(start: "Start", rows: Rows, tmp_path: Path) -> None:
+@pytest.mark.faults("Q3")
+def test_what_was_sent_to_a_replica_that_died_is_not_sent_again(start: Start, rows: Rows, tmp_path: Path) -> None:
     stack = start(**MANY, TEST_KILL_AT=["login.completed", str(tmp_path / "killed")])
     phone = Phone(register(stack).json["manualEntryKey"])
     lost = verify(stack, log_in(stack).json["tempToken"], phone.code())
@@ -179,7 +195,8 @@ def test_what_was_sent_to_a_replica_that_died_is_not_sent_again(start: "Start", 
     assert verify(stack, log_in(stack).json["tempToken"], phone.code()).status == 200, "the next code is as good"
 
 
-def test_a_refresh_may_be_sent_again_and_is(start: "Start", rows: Rows, tmp_path: Path) -> None:
+@pytest.mark.faults("Q2")
+def test_a_refresh_may_be_sent_again_and_is(start: Start, rows: Rows, tmp_path: Path) -> None:
     stack = start(**MANY, TEST_KILL_AT=["session.refreshed", str(tmp_path / "killed")])
     phone = Phone(register(stack).json["manualEntryKey"])
     tokens = verify(stack, log_in(stack).json["tempToken"], phone.code()).json
@@ -189,7 +206,8 @@ def test_a_refresh_may_be_sent_again_and_is(start: "Start", rows: Rows, tmp_path
     assert rows("SELECT generation, revoked_at FROM mfa_sessions") == [{"generation": 1, "revoked_at": None}]
 
 
-def test_a_replica_that_was_killed_is_not_missed(start: "Start") -> None:
+@pytest.mark.faults("Q12")
+def test_a_replica_that_was_killed_is_not_missed(start: Start) -> None:
     stack = start(**MANY)
     phone = Phone(register(stack).json["manualEntryKey"])
     tokens = verify(stack, log_in(stack).json["tempToken"], phone.code()).json
@@ -205,7 +223,8 @@ def test_a_replica_that_was_killed_is_not_missed(start: "Start") -> None:
         await_use(stack, replica)
 
 
-def test_a_rolling_restart_fails_nobody(start: "Start") -> None:
+@pytest.mark.faults("Q12")
+def test_a_rolling_restart_fails_nobody(start: Start) -> None:
     stack = start(**MANY)
     phone = Phone(register(stack).json["manualEntryKey"])
     first = verify(stack, log_in(stack).json["tempToken"], phone.code()).json
@@ -238,7 +257,8 @@ def test_a_rolling_restart_fails_nobody(start: "Start") -> None:
     assert [(answer.status, answer.text) for answer in answers if answer.status != 200] == []
 
 
-def test_with_a_socket_that_systemd_holds_a_restart_is_a_pause(settings: "Settings", tmp_path: Path) -> None:
+@pytest.mark.faults("Q12")
+def test_with_a_socket_that_systemd_holds_a_restart_is_a_pause(settings: Settings, tmp_path: Path) -> None:
     with systemd(settings, tmp_path) as service:
         service.start()
         assert "READY=1" in service.said, "Type=notify: systemd knows when it is up"
@@ -253,10 +273,6 @@ def test_with_a_socket_that_systemd_holds_a_restart_is_a_pause(settings: "Settin
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
-Settings = dict[str, str]
-Start = Callable[..., Stack]
-CREDENTIALS = {"username": "ada", "password": PASSWORD}
-
 
 @pytest.fixture
 def database(_migrated_postgresql: str) -> str:
@@ -270,34 +286,12 @@ def settings(config: dict[str, Any], redis: str) -> Settings:
     """Of a service behind one proxy, with a Redis that has counted nothing yet."""
     with redis_client.Redis.from_url(redis) as client:
         client.flushall()
-    return {
-        "MFA_INSTANCE": config["MFA_INSTANCE"],
-        "MFA_DATABASE_URL": config["MFA_DATABASE_URL"],
-        "MFA_REDIS_URL": redis,
-        "MFA_PUBLIC_URL": f"https://{NAME}",
-        "MFA_TRUSTED_PROXIES": "1",
-        "MFA_BCRYPT_COST": "10",
-        "MFA_SEAL_SECONDS": "0",
-        "MFA_SEALS_OUTPUT": "none",
-    }
+    return settings_of(config, redis)
 
 
 @pytest.fixture
 def start(settings: Settings) -> Iterator[Start]:
-    """Start the stack with settings of the test's own; one worker for each replica, so that a killed one is missed."""
-    with tempfile.TemporaryDirectory(prefix="mfa-stack-") as folder, contextlib.ExitStack() as running_now:
-
-        def begin(**overrides: Any) -> Stack:
-            app, environment = "wsgi:app", environment_of(settings | overrides)
-            if "TEST_KILL_AT" in overrides:
-                app, environment = "tests.served:app", environment_of(settings)
-                environment["TEST_CONFIG"] = json.dumps(settings | overrides)
-            replicas = [Replica(Path(folder), environment, app) for _ in range(2)]
-            for replica in replicas:
-                running_now.callback(replica.kill)
-                replica.start()
-            return running_now.enter_context(nginx(Path(folder), replicas))
-
+    with stacks(settings) as begin:
         yield begin
 
 
@@ -306,11 +300,6 @@ def idle(tmp_path: Path) -> Iterator[Stack]:
     """nginx with nobody behind it."""
     with nginx(tmp_path, [Replica(tmp_path, {}), Replica(tmp_path, {})]) as stack:
         yield stack
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
-    return environment | {"WEB_CONCURRENCY": "1"} | settings
 
 
 class Held:
@@ -354,49 +343,6 @@ def systemd(settings: Settings, folder: Path) -> Iterator[Held]:
             yield held
         finally:
             held.stop()
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, replicas: list[Replica]) -> Iterator[Stack]:
-    stack = Stack(folder, free_port(), replicas)
-    main = site(folder, stack.port, [replica.address for replica in replicas])
-    ready = lambda: stack.connect().close()  # noqa: E731
-    with running(nginx_command(program("nginx"), main), ready=ready):
-        yield stack
-
-
-def register(stack: Stack) -> Reply:
-    answer = stack.call("POST", "/auth/register", CREDENTIALS | {"email": "ada@example.com"})
-    assert answer.status == 200, answer
-    return answer
-
-
-def log_in(stack: Stack) -> Reply:
-    answer = stack.call("POST", "/auth/login", CREDENTIALS)
-    assert answer.status == 200, answer
-    return answer
-
-
-def verify(stack: Stack, token: str, code: str) -> Reply:
-    return stack.call("POST", "/auth/verify-mfa", {"tempToken": token, "totpCode": code})
-
-
-def refresh(stack: Stack, token: str) -> Reply:
-    return stack.call("POST", "/auth/refresh", {"refreshToken": token})
-
-
-def profile(stack: Stack, token: str) -> Reply:
-    return stack.call("GET", "/api/profile", token=token)
-
-
-def await_use(stack: Stack, replica: Replica) -> None:
-    """nginx tries a replica again a while after it has failed: what whoever restarts them waits for."""
-
-    def is_used() -> bool:
-        answer = stack.call("GET", "/healthz")
-        return stack.logged(answer.headers["X-Request-Id"])["replica"] == replica.address
-
-    assert within(15, is_used)
 
 
 def is_closed(connection: ssl.SSLSocket) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, QueuePool
+from sqlalchemy import Engine, Pool, QueuePool
 
 from mfa_service.config import Settings
 from mfa_service.crypto.chain import SealKeys
@@ -75,8 +75,8 @@ class Services:
         self.single = single_on(self.engine)
         self.owns_engine = not borrows or self.engine is not engine
         if self.owns_engine:
-            forget_in_children(self.engine)
-            forget_in_children(self.single)
+            for each in self.engines:
+                forget_in_children(each)
             ping_idle(self.engine)
             prepare_if_direct(self.engine)
         self.session = sessions_on(self.engine)
@@ -193,17 +193,20 @@ class Services:
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines that have connections of their own."""
+        return (self.engine,) if self.single.pool is self.engine.pool else (self.engine, self.single)
+
+    @property
     def connections_in_use(self) -> int:
-        """Database connections that are out of the pool now; 0 where the pool keeps no count."""
-        return int(getattr(self.engine.pool, "checkedout", int)())
+        """Database connections that are out of their pool now; 0 where a pool keeps no count."""
+        return sum(int(getattr(engine.pool, "checkedout", int)()) for engine in self.engines)
 
     @property
     def connections(self) -> int:
-        """How many of them there may be at once; 0 where the pool knows no bound."""
-        pool = self.engine.pool
-        if not isinstance(pool, QueuePool) or pool._max_overflow < 0:  # noqa: SLF001 - there is no public word for it
-            return 0
-        return pool.size() + pool._max_overflow  # noqa: SLF001
+        """How many of them there may be at once; 0 where a pool knows no bound."""
+        bounds = [_bound_of(engine.pool) for engine in self.engines]
+        return sum(bounds) if all(bounds) else 0
 
     def _seal(self) -> None:
         self.seals.seal()
@@ -215,9 +218,14 @@ class Services:
         self.notices.close()
         self.session.remove()
         if self.owns_engine:
-            self.engine.dispose()
-            self.single.dispose()
+            for engine in self.engines:
+                engine.dispose()
         self.hashing.close()
+
+
+def _bound_of(pool: Pool) -> int:
+    has_bound = isinstance(pool, QueuePool) and pool._max_overflow >= 0  # noqa: SLF001 - there is no public word
+    return pool.size() + pool._max_overflow if isinstance(pool, QueuePool) and has_bound else 0  # noqa: SLF001
 
 
 def load_keys(settings: Settings, clock: Callable[[], float]) -> tuple[Keys, TokenKeys, SealKeys]:

@@ -36,7 +36,7 @@ from sqlalchemy.orm import InstrumentedAttribute, scoped_session, sessionmaker
 from sqlalchemy.orm import Session as Transaction
 
 from mfa_service.errors import ConfigurationError
-from mfa_service.services.unit_of_work import WRITES
+from mfa_service.services.unit_of_work import SINGLE, WRITES
 
 T = TypeVar("T")
 
@@ -82,14 +82,13 @@ def single_on(engine: Engine) -> Engine:
     its statements. On PostgreSQL they are those of `engine`, which may be of any isolation level otherwise.
     """
     if engine.dialect.name == "sqlite":
-        return _sqlite_at(engine.url)
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+        return _sqlite_at(engine.url, execution_options={SINGLE: True})
+    return engine.execution_options(isolation_level="AUTOCOMMIT", **{SINGLE: True})
 
 
-def _sqlite_at(url: URL) -> Engine:
-    engine = create_engine(
-        url, pool_size=20, max_overflow=20, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
-    )
+def _sqlite_at(url: URL, **options: Any) -> Engine:
+    options |= {"pool_size": 20, "max_overflow": 20, "hide_parameters": True}
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, **options)
     event.listen(engine, "connect", _configure_sqlite)
     return engine
 

@@ -38,8 +38,8 @@ _WORTH_A_TRY = (*_COLLISIONS, _PLAN_OUTDATED)
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a database that takes no changes, and of one that is full.
 _OUT_OF_ORDER = (*_NOT_MIGRATED, "25006", "53100", "53200", "53300")
-#: Execution option of a connection whose transaction is going to write (`services/database.py`).
-WRITES = "mfa_writes"
+#: Execution options of a connection: whether its transaction is going to write, and that it runs single statements.
+WRITES, SINGLE = "mfa_writes", "mfa_single"
 
 
 class UnitOfWork:

@@ -1,31 +1,46 @@
-"""Figures for Prometheus that give the others a scale: how much there may be, and since when nothing was done."""
+"""Figures for Prometheus that say how much there is of something now, and how much there may be."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from mfa_service.services import Services
+from mfa_service.web.limits import Limits
 
 
 class Gauges:
-    """What may run out, and when the audit log was sealed. Each process says its part, as of its last request."""
+    """What is in use, what may run out, and when the audit log was sealed: of each process as of its last request."""
 
-    def __init__(self, library: Any, services: Services, own: Mapping[str, Any]) -> None:
+    def __init__(self, library: Any, services: Services, limits: Limits, own: Mapping[str, Any]) -> None:
         """`library` is prometheus_client, and `own` says where its figures are kept."""
-        self._services = services
-        parts: dict[str, Any] = {**own, "multiprocess_mode": "livesum"}
-        self._places = library.Gauge("mfa_hashing_places", "Logins that may hash or wait for it at once.", **parts)
-        self._connections = library.Gauge("mfa_database_connections", "Connections there may be at once.", **parts)
-        newest: dict[str, Any] = {**own, "multiprocess_mode": "livemax"}
-        self._sealed = library.Gauge(
-            "mfa_audit_sealed_timestamp_seconds",
-            "When the audit log was sealed last; 0: not by this service.",
-            **newest,
+        self._services, self._limits = services, limits
+        self._said: tuple[float, ...] = ()
+
+        def gauge(mode: str, name: str, what: str) -> Any:
+            return library.Gauge(name, what, multiprocess_mode=mode, **own)
+
+        self._gauges = (
+            gauge("livesum", "mfa_hashing_places_in_use", "Logins that hash, or wait for it."),
+            gauge("livesum", "mfa_hashing_places", "Logins that may hash or wait for it at once."),
+            gauge("livesum", "mfa_database_connections_in_use", "Connections in use."),
+            gauge("livesum", "mfa_database_connections", "Connections there may be at once."),
+            gauge("livemax", "mfa_limiter_fallback", "1: limits are counted per process."),
+            gauge(
+                "livemax",
+                "mfa_audit_sealed_timestamp_seconds",
+                "When the audit log was sealed last; 0: not by this service.",
+            ),
         )
-        self.update()
 
     def update(self) -> None:
-        """Say it anew: a process that was forked off has said nothing yet."""
-        settings = self._services.settings
-        self._places.set(settings.hashing_threads + settings.hashing_queue)
-        self._connections.set(self._services.connections)
-        self._sealed.set(self._services.sealed_at)
+        """Say what has changed; all of it in a process that was forked off, which has said nothing yet."""
+        levels = self._levels()
+        if levels != self._said:
+            self._said = levels
+            for gauge, level in zip(self._gauges, levels, strict=True):
+                gauge.set(level)
+
+    def _levels(self) -> tuple[float, ...]:
+        services, settings = self._services, self._services.settings
+        places = services.hashing.in_use, settings.hashing_threads + settings.hashing_queue
+        connections = services.connections_in_use, services.connections
+        return (*places, *connections, self._limits.is_falling_back, services.sealed_at)

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import select
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from flask import Flask, Response, g, has_request_context, request
 from pythonjsonlogger.json import JsonFormatter
@@ -14,6 +15,12 @@ from mfa_service.web.client import request_id
 _FIELDS = "{asctime}{levelname}{name}{message}"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _RENAMED = {"asctime": "time", "levelname": "level", "name": "logger"}
+#: Where a record has its line, if that is put together already.
+_READY = "mfa_line"
+#: How long the first line that finds nobody to take it waits, in milliseconds; those after it do not wait.
+_PATIENCE = 1000
+#: What a pipe that has room at all takes at once.
+_PIECE = 4096
 
 
 class _RequestId(logging.Filter):
@@ -33,16 +40,63 @@ class _NoQuotes(logging.Filter):
         return True
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines while somebody takes them, and counts those that are lost: a full pipe must not stop requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost, self._is_torn = 0, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, and before it how many had been lost; as `logging` wants it, nothing is raised."""
+        try:
+            torn = self.terminator if self._is_torn else ""
+            if self._lost and self._is_written(torn + self.format(_loss_of(self._lost))):
+                self._lost, self._is_torn = 0, False
+            if self._lost or not self._is_written(self.format(record)):
+                self._lost += 1
+        except Exception:  # noqa: BLE001 - so do all handlers of the standard library
+            self.handleError(record)
+
+    def _is_written(self, line: str) -> bool:
+        line += self.terminator
+        for start in range(0, len(line), _PIECE):
+            if not self._has_room():
+                self._is_torn |= start > 0
+                return False
+            self.stream.write(line[start : start + _PIECE])
+            self.flush()
+        return True
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self.stream.fileno(), select.POLLOUT)
+        except OSError:
+            return True  # no file of the system's
+        return bool(poll.poll(0 if self._lost else _PATIENCE))
+
+
+def _loss_of(count: int) -> logging.LogRecord:
+    message = f"{count} lines of this log are lost: nobody took them"
+    return logging.LogRecord("mfa_service", logging.ERROR, __file__, 0, message, None, None)
+
+
+class _Formatter(JsonFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return getattr(record, _READY, None) or super().format(record)
+
+
 def json_formatter() -> logging.Formatter:
     """One JSON object a line; ASCII only, so that no input forges a line; times in UTC."""
-    formatter = JsonFormatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt=_TIME)
+    formatter = _Formatter(_FIELDS, style="{", rename_fields=_RENAMED, datefmt=_TIME)
     formatter.converter = time.gmtime
     return formatter
 
 
 def configure_logging(app: Flask) -> None:
     """Send the service's loggers to standard error as JSON."""
-    handler = logging.StreamHandler()
+    handler = LineHandler()
     handler.setFormatter(json_formatter())
     handler.addFilter(_RequestId())
     for name in ("mfa_service", "flask-limiter", app.logger.name):
@@ -53,7 +107,7 @@ def configure_logging(app: Flask) -> None:
 
 def gunicorn_logging() -> dict[str, Any]:
     """Settings of `logging.config` that put gunicorn's own log into the same form."""
-    handler = {"class": "logging.StreamHandler", "formatter": "json", "filters": ["no_quotes"]}
+    handler = {"()": LineHandler, "formatter": "json", "filters": ["no_quotes"]}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -71,7 +125,6 @@ def log_requests(app: Flask) -> None:
     The line is put together here: it is the one that is written all the time, and the formatter takes thrice as long.
     """
     logger = logging.getLogger("mfa_service.access")
-    logger.handlers, logger.propagate = [logging.StreamHandler()], False
 
     def begin() -> None:
         g.mfa_log_began = time.perf_counter()
@@ -90,7 +143,7 @@ def log_requests(app: Flask) -> None:
             "seconds": round(took, 6),
             "address": request.remote_addr,
         }
-        logger.info(json.dumps(fields))
+        logger.info("request", extra={_READY: json.dumps(fields)})
         return response
 
     app.before_request(begin)

@@ -17,8 +17,9 @@ from flask import Flask, Response, g, request
 
 from mfa_service.errors import ConfigurationError, NotFound
 from mfa_service.services import Services
-from mfa_service.services.audit import Audit, Recorded
+from mfa_service.services.audit import Audit, Event, Recorded
 from mfa_service.web.client import client_address
+from mfa_service.web.gauges import Gauges
 from mfa_service.web.limits import Limits
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -39,7 +40,6 @@ class Metrics:
         self._networks = [ipaddress.ip_network(network) for network in services.settings.metrics]
         self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._registry = self._library.CollectorRegistry()
-        self._levels: tuple[int, ...] = ()
         self._make()
         services.audit.signal.connect(self._count_event, weak=False)
 
@@ -52,12 +52,11 @@ class Metrics:
         )
         self._refusals = kinds.Counter("mfa_refusals", "Refusals by their code.", ("code",), **own)
         self._events = kinds.Counter("mfa_events", "Audit events by their kind.", ("event",), **own)
-        in_use: dict[str, Any] = own | {"multiprocess_mode": "livesum"}
-        self._hashing = kinds.Gauge("mfa_hashing_places_in_use", "Logins that hash, or wait for it.", **in_use)
-        self._connections = kinds.Gauge("mfa_database_connections_in_use", "Connections in use.", **in_use)
-        worst: dict[str, Any] = own | {"multiprocess_mode": "livemax"}
-        self._fallback = kinds.Gauge("mfa_limiter_fallback", "1: limits are counted per process.", **worst)
-        build = kinds.Gauge("mfa_build", "The version that runs.", ("version", "python"), **worst)
+        self._gauges = Gauges(kinds, self._services, self._limits, own)
+        for event in Event:  # at 0, so that the first one of a kind is an increase
+            self._events.labels(event)
+        newest: dict[str, Any] = own | {"multiprocess_mode": "livemax"}
+        build = kinds.Gauge("mfa_build", "The version that runs.", ("version", "python"), **newest)
         build.labels(version("mfa_service"), platform.python_version()).set(1)
 
     def install(self, app: Flask) -> None:
@@ -77,16 +76,8 @@ class Metrics:
         self._requests.labels(route, method, response.status_code).observe(took)
         if refusal := g.get("mfa_refusal"):
             self._refusals.labels(refusal).inc()
-        self._note_levels()
+        self._gauges.update()
         return response
-
-    def _note_levels(self) -> None:
-        services = self._services
-        levels = (services.hashing.in_use, services.connections_in_use, self._limits.is_falling_back)
-        if levels != self._levels:
-            self._levels = levels
-            for gauge, level in zip((self._hashing, self._connections, self._fallback), levels, strict=True):
-                gauge.set(level)
 
     def text(self) -> Response:
         """All figures, for who may ask. Raises NotFound for others."""

@@ -41,7 +41,8 @@ def install(app: Flask, services: Services, *, blueprints: Iterable[str] | None)
         app.before_request_funcs.setdefault(name, []).insert(0, spans.begin)
         app.after_request_funcs.setdefault(name, []).insert(0, spans.describe)
         app.teardown_request_funcs.setdefault(name, []).insert(0, spans.end)
-    watch_statements(services.engine, spans.begin_statement, spans.end_statement)
+    for engine in services.engines:
+        watch_statements(engine, spans.begin_statement, spans.end_statement)
 
 
 class Spans:

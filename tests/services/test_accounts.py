@@ -66,6 +66,7 @@ def test_of_twenty_registrations_of_one_name_at_once_one_succeeds(services: Serv
     assert len(rows("SELECT * FROM mfa_users")) == len(rows("SELECT * FROM mfa_secrets")) == 1
 
 
+@pytest.mark.faults("Q1")
 def test_a_registration_that_breaks_half_way_leaves_nothing_and_blocks_nothing(services: Services, rows: Rows) -> None:
     rows("ALTER TABLE mfa_secrets RENAME TO away")
     try:

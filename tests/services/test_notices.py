@@ -189,6 +189,7 @@ def test_nothing_is_told_of_what_was_rolled_back(services: Services, ada: Person
     assert told(services, heard) == []
 
 
+@pytest.mark.faults("Q18")
 def test_a_slow_listener_delays_nothing(services: Services, ada: Person, rows: Rows) -> None:
     go_on, arrived = threading.Event(), threading.Event()
 
@@ -207,6 +208,7 @@ def test_a_slow_listener_delays_nothing(services: Services, ada: Person, rows: R
     told(services, [])
 
 
+@pytest.mark.faults("Q18")
 def test_a_failing_listener_fails_nothing_and_keeps_nobody_from_hearing(
     services: Services, ada: Person, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +228,7 @@ def test_a_failing_listener_fails_nothing_and_keeps_nobody_from_hearing(
     assert "a listener of notices failed" in caplog.text
 
 
+@pytest.mark.faults("Q18")
 def test_when_too_many_wait_the_newest_are_dropped_and_logged(
     services: Services, ada: Person, clock: Clock, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -176,6 +176,7 @@ def test_the_codes_a_b_a_are_accepted_accepted_refused(services: Services, clock
     assert [accepts(services, ada, code) for code in (a, b, a, b)] == [True, True, False, False]
 
 
+@pytest.mark.faults("Q10")
 def test_when_the_clock_jumps_back_no_code_works_until_time_catches_up(
     services: Services, clock: Clock, ada: Person
 ) -> None:

@@ -247,6 +247,7 @@ def test_of_two_units_in_a_deadlock_both_succeed_in_the_end(services: Services, 
     assert {row["request_id"] for row in rows("SELECT request_id FROM mfa_events")} == {"request-1xx"}
 
 
+@pytest.mark.faults("Q5")
 @only_postgresql
 def test_with_no_connection_left_in_the_pool_the_service_is_unavailable(services: Services) -> None:
     engine = create_engine(services.settings.database, pool_size=1, max_overflow=0, pool_timeout=0.1)
@@ -271,6 +272,7 @@ def test_a_database_that_does_not_answer_makes_the_service_unavailable(services:
 # ── locks on SQLite ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.faults("Q5")
 @only_sqlite
 def test_a_lock_of_another_process_past_the_timeout_makes_the_service_unavailable_for_writing(
     diary: Diary, rows: Rows, database: str
@@ -378,6 +380,7 @@ def test_without_a_database_it_is_unavailable(config: dict[str, Any], clock: Clo
 # ── PostgreSQL that is slow ──────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.faults("Q5")
 @only_postgresql
 def test_who_waits_for_a_lock_is_answered_in_time(config: dict[str, Any], clock: Clock, diary: Diary) -> None:
     url = config["MFA_DATABASE_URL"]
@@ -394,6 +397,7 @@ def test_who_waits_for_a_lock_is_answered_in_time(config: dict[str, Any], clock:
     served.close()
 
 
+@pytest.mark.faults("Q5")
 @only_postgresql
 def test_no_statement_and_no_transaction_lasts_for_ever(config: dict[str, Any]) -> None:
     url = config["MFA_DATABASE_URL"]

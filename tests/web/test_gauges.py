@@ -12,6 +12,7 @@ from sqlalchemy import NullPool, create_engine
 from mfa_service.config import Settings
 from mfa_service.services import Services
 from mfa_service.web.gauges import Gauges
+from mfa_service.web.limits import Limits
 from tests.conftest import Clock
 from tests.services import Rows, register
 
@@ -21,8 +22,8 @@ Told = Callable[..., "Figures"]
 def test_they_say_how_much_there_may_be(told: Told, database: str) -> None:
     figures = told(MFA_HASHING_THREADS=3, MFA_HASHING_QUEUE=5)
     assert figures["mfa_hashing_places"] == 8
-    # SQLite's engine is always one of ours; the other one has what SQLAlchemy gives a host that asks for nothing.
-    assert figures["mfa_database_connections"] == (40 if database.startswith("sqlite") else 15)
+    # SQLite's two engines are always ours; the other one has what SQLAlchemy gives a host that asks for nothing.
+    assert figures["mfa_database_connections"] == (80 if database.startswith("sqlite") else 15)
 
 
 @pytest.mark.services
@@ -68,7 +69,7 @@ def test_a_round_that_fails_does_not(told: Told, clock: Clock, rows: Rows, caplo
 class Figures:
     def __init__(self, services: Services) -> None:
         self.services, self._registry = services, CollectorRegistry()
-        self._gauges = Gauges(prometheus_client, services, {"registry": self._registry})
+        self._gauges = Gauges(prometheus_client, services, Limits(services.settings), {"registry": self._registry})
 
     def __getitem__(self, name: str) -> float | None:
         self._gauges.update()

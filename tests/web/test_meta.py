@@ -44,6 +44,7 @@ def test_a_service_that_has_all_it_needs_is_ready(client: FlaskClient) -> None:
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.faults("Q4")
 def test_without_its_database_it_lives_and_is_not_ready(make_app: MakeApp, absent: "Absent") -> None:
     client = make_app(MFA_DATABASE_URL=absent.url).test_client()
     assert client.get("/healthz").status_code == 200
@@ -57,6 +58,7 @@ def test_without_its_database_it_lives_and_is_not_ready(make_app: MakeApp, absen
     }
 
 
+@pytest.mark.faults("Q4")
 def test_without_its_database_every_route_that_needs_it_says_try_again(make_app: MakeApp, absent: "Absent") -> None:
     client = make_app(MFA_DATABASE_URL=absent.url).test_client()
     body = {"username": "ada", "password": "analytical-engine-1843", "email": "ada@example.com"}
@@ -66,6 +68,7 @@ def test_without_its_database_every_route_that_needs_it_says_try_again(make_app:
         assert 1 <= int(answer.headers["Retry-After"]) <= 5
 
 
+@pytest.mark.faults("Q4")
 def test_when_the_database_comes_it_is_used_without_a_restart(make_app: MakeApp, absent: "Absent") -> None:
     client = make_app(MFA_DATABASE_URL=absent.url).test_client()
     assert client.get("/readyz").status_code == 503
@@ -94,6 +97,7 @@ def test_all_that_is_down_is_named(make_app: MakeApp, absent: "Absent") -> None:
     assert redis not in client.get("/readyz").text
 
 
+@pytest.mark.faults("Q4")
 @pytest.mark.services
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_database_that_goes_away_under_load_is_503_and_then_forgotten(make_app: MakeApp, absent: "Absent") -> None:
