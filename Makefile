@@ -44,7 +44,7 @@ lint: .venv/test
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
-bench: .venv/test  ## Measure every goal beside its floor, and write bench/REPORT.md (ARGS=--quick: some minutes; needs wrk)
+bench: .venv/bench  ## Measure every goal beside its floor, and write bench/REPORT.md (ARGS=--quick: some minutes; needs wrk)
 	@$(BIN)/python -m bench $(ARGS)
 
 timing: .venv/serve  ## Ask whether the time of a refused login tells which names exist (needs raised limits: ARGS=--help)
@@ -53,7 +53,7 @@ timing: .venv/serve  ## Ask whether the time of a refused login tells which name
 requirements: .venv/test  ## Pin and hash what make installs, anew
 	# What is wanted with extras (coverage[toml]) has to be pinned with them, or the next release of it is in the way;
 	# a list that constrains another one can't say so.
-	cd requirements && for list in serve:--strip-extras test:--no-strip-extras; do \
+	cd requirements && for list in serve:--strip-extras test:--no-strip-extras bench:--no-strip-extras; do \
 	  ../$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe $${list#*:} --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
 	    -o $${list%:*}.txt $${list%:*}.in; done
@@ -68,6 +68,10 @@ clean:  ## Remove the virtual environment and caches; instance/ stays
 .venv/serve: requirements/serve.txt setup.cfg pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q --require-hashes -r requirements/serve.txt
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/bench: requirements/bench.txt .venv/test | .venv/bin/python
+	$(BIN)/pip install -q --require-hashes -r requirements/bench.txt
 	@touch $@
 
 .venv/test: requirements/test.txt .venv/serve | .venv/bin/python

@@ -18,6 +18,7 @@ from mfa_service.config import Settings
 from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.totp import code_at, step_at
 from mfa_service.services import Services, schema
+from mfa_service.services.administration import By, Changes
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.database import engine_for
 from mfa_service.services.factors import Proof
@@ -39,7 +40,7 @@ def free_port() -> int:
 class Bench:
     """An instance folder, a database and a Redis; and whatever serves on them."""
 
-    def __init__(self, folder: Path, database: str, redis: str) -> None:
+    def __init__(self, folder: Path, database: str, redis: str, **settings: str) -> None:
         self.folder, self.database, self.port = folder, database, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.settings = {
@@ -50,9 +51,12 @@ class Bench:
             "MFA_AUDIENCES": "bench",
             "MFA_AUTH_RATE_LIMIT": "100000000 per minute",
             "MFA_REGISTRATION_RATE_LIMIT": "100000000 per minute",
+            "MFA_SESSION_RATE_LIMIT": "100000000 per minute",
+            "MFA_ADMIN_RATE_LIMIT": "100000000 per minute",
             "MFA_METRICS": "127.0.0.1",
             "MFA_ACCESS_LOG": "true",
             "MFA_SEALS_OUTPUT": "none",
+            **settings,
         }
         subprocess.run([sys.executable, "-m", "flask", "mfa", "init"], env=self._environment(), check=True, cwd=ROOT)
         engine = engine_for(create_engine(database))
@@ -72,6 +76,12 @@ class Bench:
         environment = {"PORT": str(self.port), "WEB_CONCURRENCY": str(WORKERS)}
         with _running(["wsgi:app"], self._environment() | environment, f"{self.address}/healthz"):
             yield self.address
+
+    def seconds_to_start(self) -> float:
+        """From exec to the first answer, of a service whose database is migrated."""
+        began = time.perf_counter()
+        with self.service():
+            return time.perf_counter() - began
 
     @contextmanager
     def floor(self, name: str) -> Iterator[str]:
@@ -98,12 +108,22 @@ class Bench:
             self.names = [person.username for person in people]
             return [(str(services.directory.find_id(p.username)), s) for p, s in zip(people, secrets, strict=True)]
 
+    def newcomer(self) -> dict[str, str]:
+        """What somebody new sends to /auth/register."""
+        name = f"new{os.urandom(6).hex()}"
+        return {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+
     def sign_in(self, user_id: str, secret: bytes) -> str:
         """An access token of somebody."""
         with self.services() as services:
             token = _pending(services, user_id)
             proof = Proof("totp", code_at(secret, step_at(time.time())))
             return services.login.complete(token, proof, ClientInfo(), Remember()).access_token
+
+    def make_admin(self, user_id: str) -> None:
+        """Give somebody the role that may ask for everything."""
+        with self.services() as services:
+            services.administration.change(By(ClientInfo()), user_id, Changes(roles=("admin",)))
 
     def verify_bodies(self, people: list[tuple[str, bytes]]) -> list[dict[str, str]]:
         """What each of them sends to /auth/verify-mfa."""
@@ -173,7 +193,7 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
         except urllib.error.HTTPError:
             return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.01)
         else:
             return
     raise RuntimeError(f"{url} did not come up")
