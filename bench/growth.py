@@ -58,7 +58,7 @@ class Size:
     took: dict[str, float]
 
 
-def measure(bench: Bench, sizes: list[int], looks: int) -> Iterator[Size]:
+def grow(bench: Bench, sizes: list[int], looks: int) -> Iterator[Size]:
     """Fill up to each number of users, with ten events for each of them, and look again."""
     for before, users in pairwise([0, *sizes]):
         with bench.services() as services, services.engine.connect() as connection:

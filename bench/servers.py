@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import create_engine
@@ -199,16 +200,25 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
     raise RuntimeError(f"{url} did not come up")
 
 
-def memory_of(address: str) -> list[float]:
-    """MiB that each process on a port has in memory (VmRSS), largest first."""
+@dataclass(frozen=True)
+class Memory:
+    """What a process has in memory, in MiB: its share of what it has in common with others (PSS), and all it sees."""
+
+    proportional: int
+    resident: int
+
+
+def memory_of(address: str) -> list[Memory]:
+    """The memory of each process of the service on a port, largest first."""
     port, found = address.rpartition(":")[2], []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             if f"PORT={port}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                lines = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-                found.append(int(lines["VmRSS"].split()[0]) / 1024)
+                lines = dict(line.split(":", 1) for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
+                kilobytes = (int(lines[name].split()[0]) for name in ("Pss", "Rss"))
+                found.append(Memory(*(each // 1024 for each in kilobytes)))
         except OSError:
             continue
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda memory: memory.proportional, reverse=True)

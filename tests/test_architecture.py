@@ -112,7 +112,7 @@ def test_functions_are_short_and_typed() -> None:
 
 
 def test_the_whole_fits_in_one_head() -> None:
-    assert sum(_lines_of_code(path) for path in FILES) <= 7500
+    assert sum(_lines_of_code(path) for path in FILES) <= 8000
 
 
 def test_names_say_what_things_are() -> None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zxcvbn import zxcvbn
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
+from zxcvbn.matching import RANKED_DICTIONARIES
 
 from mfa_service.crypto.passwords import MAX_BYTES
 from mfa_service.errors import WeakPassword
 
-_COMMON = frozenset(FREQUENCY_LISTS["passwords"])
+_COMMON = RANKED_DICTIONARIES["passwords"].keys()
 #: Fewer guesses than this, with a word of a list in it, and the password is refused.
 _FEW_GUESSES = 10**6
 #: zxcvbn raises above 72 characters and takes seconds for some strings of that length; no common password is so long.

@@ -111,13 +111,14 @@ class TOTP:
         """What a user has, the confirmed one first; one that has waited too long is wiped."""
         mine = select(TOTPSecret).where(TOTPSecret.user_id == user_id).order_by(TOTPSecret.confirmed_at.is_(None))
         rows = self._session.scalars(mine.execution_options(populate_existing=True)).all()
-        expired = [row for row in rows if row.confirmed_at is None and self._is_past(row.expires_at)]
-        for row in expired:
-            self._session.delete(row)
-        return [row for row in rows if row not in expired]
+        live = [row for row in rows if not self._has_expired(row)]
+        if len(live) < len(rows):
+            expired = delete(TOTPSecret).where(*_unconfirmed(user_id), TOTPSecret.expires_at <= self._now())
+            self._session.execute(expired)
+        return live
 
-    def _is_past(self, at: datetime | None) -> bool:
-        return at is not None and at <= self._now()
+    def _has_expired(self, row: TOTPSecret) -> bool:
+        return row.confirmed_at is None and row.expires_at is not None and row.expires_at <= self._now()
 
     def matching_step(self, held: OpenSecret, code: str) -> int | None:
         """The step whose code this is, if it lies within the window."""

@@ -7,7 +7,7 @@ fire after the outermost commit, never for what was rolled back and never twice 
 
 import functools
 import logging
-import random
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -135,7 +135,8 @@ def _was_dead(error: SQLAlchemyError) -> bool:
 
 
 def _rest(tries: int) -> None:
-    time.sleep(random.uniform(0, min(_LONGEST_REST, _FIRST_REST * 2**tries)))  # noqa: S311 - no secret
+    share = os.urandom(1)[0] / 255  # each its own, or those that collided would collide again
+    time.sleep(share * min(_LONGEST_REST, _FIRST_REST * 2**tries))
 
 
 def _is_out_of_order(error: SQLAlchemyError) -> bool:
