@@ -10,7 +10,7 @@ from mfa_service import jwks, live
 from mfa_service.config import Settings
 from mfa_service.models import Base
 from mfa_service.services import database, notices, unit_of_work
-from mfa_service.web import limits
+from mfa_service.web import stores
 from tests.conftest import ROOT
 from tests.documents import EMPTY, missing, table, witnesses_in
 
@@ -65,7 +65,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
     assert f"{database._BUSY_SECONDS} s for the writer" in bounds["SQLite"]
     pool = cast("QueuePool", database.engine_for(create_engine("sqlite:///never-opened.db")).pool)
     assert f"{pool.size() + pool._max_overflow} connections" in bounds["SQLite"]
-    assert f"{limits._STORE_TIMEOUT} s" in bounds["Redis"]
+    assert f"{stores._TIMEOUT} s" in bounds["Redis"]
     [keys] = [text for whom, text in bounds.items() if "from_jwks" in whom]
     assert f"{jwks.PAUSE_SECONDS} s apart at least {jwks._TIMEOUT} s" in keys
     [asking] = [text for whom, text in bounds.items() if "LiveCheck" in whom]
