@@ -346,11 +346,11 @@ class Person:
         return str(self.tokens["accessToken"])
 
     def lock(self) -> float:
-        """Show wrong codes until the factor is locked for four seconds; the time at which it opens."""
-        for number in range(7):
-            time.sleep({5: 1.1, 6: 2.1}.get(number, 0))
+        """Show wrong codes until the factor is locked for two seconds; the time at which it opens."""
+        for number in range(6):
+            time.sleep(1.1 if number == 5 else 0)
             assert self.step_up(self.wrong()).status == 401
-        return time.monotonic() + 4
+        return time.monotonic() + 2
 
 
 def read(connection: socket.socket, started: float, method: str = "GET") -> Answer:
