@@ -60,7 +60,9 @@ class Own:
 
     def set_failures(self, username: str, number: int) -> None:
         whose = "user_id = (SELECT id FROM mfa_users WHERE username = :name) AND subject = 'totp'"
-        self.rows(f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}", name=username, number=number)
+        self.rows(
+            f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}", name=username, number=number
+        )
 
     def dump(self) -> str:
         names = inspect(self.engine).get_table_names()

@@ -103,10 +103,20 @@ def test_no_answer_names_what_runs(target: Target) -> None:
 def test_no_origin_is_let_in(target: Target) -> None:
     person = target.person()
     own = target.url
-    origins = ("https://evil.example", "null", f"{own}.evil.example", own.replace("://", "://evil"), "http://localhost:1")
+    origins = (
+        "https://evil.example",
+        "null",
+        f"{own}.evil.example",
+        own.replace("://", "://evil"),
+        "http://localhost:1",
+    )
     for origin in origins:
         answer = target.get("/api/profile", person.access, headers={"Origin": origin})
-        asking = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        asking = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        }
         for each in (answer, target.send(call_options(asking))):
             assert not each.get("access-control-allow-origin"), f"{origin} may read {each.status}"
             assert not each.get("access-control-allow-credentials")

@@ -62,7 +62,14 @@ def test_no_key_is_kept_in_the_clear(target: Target) -> None:
 def test_no_line_is_forged(target: Target) -> None:
     assert target.inside
     forged = '{"event":"login.completed","user":"root-%s"}' % target.run
-    for text in (f"x\r\n{forged}", f"x\n{forged}\n", f"\u2028{forged}", f'x"}}\n{forged}', f"\x1b[2J{forged}", f"\x85{forged}"):
+    for text in (
+        f"x\r\n{forged}",
+        f"x\n{forged}\n",
+        f"\u2028{forged}",
+        f'x"}}\n{forged}',
+        f"\x1b[2J{forged}",
+        f"\x85{forged}",
+    ):
         target.post("/auth/login", {"username": text, "password": text})
         target.get("/api/profile", headers={"User-Agent": text.replace("\r", " ").replace("\n", " ")})
         target.get("/api/" + quote(text))

@@ -109,7 +109,13 @@ def test_a_failure_is_on_disk(target: Target) -> None:
 )
 def test_a_network_of_ipv6_is_one_client(target: Target) -> None:
     assert target.direct
-    spelled = ("2001:db8:7:7::1", "2001:DB8:7:7::2", "2001:0db8:0007:0007:0:0:0:3", "2001:db8:7:7:8000::", "[2001:db8:7:7::5]:443")
+    spelled = (
+        "2001:db8:7:7::1",
+        "2001:DB8:7:7::2",
+        "2001:0db8:0007:0007:0:0:0:3",
+        "2001:db8:7:7:8000::",
+        "[2001:db8:7:7::5]:443",
+    )
     statuses = [wrong_login(target.direct, {"X-Forwarded-For": each}).status for each in (*spelled, "2001:db8:7:7::6")]
     assert statuses == [401] * LIMIT + [429]
     assert wrong_login(target.direct, {"X-Forwarded-For": "2001:db8:7:8::1"}).status == 401
@@ -121,7 +127,15 @@ def wrong_login(target: Target, headers: dict[str, str], source: str = "") -> An
 
 
 SPOOFED = (
-    *("X-Forwarded-For", "X_Forwarded_For", "X-Real-IP", "Forwarded", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"),
+    *(
+        "X-Forwarded-For",
+        "X_Forwarded_For",
+        "X-Real-IP",
+        "Forwarded",
+        "X-Client-IP",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+    ),
     *("X-Cluster-Client-IP", "X-Originating-IP", "X-Remote-Addr", "Client-IP"),
 )
 
@@ -330,6 +344,7 @@ def test_a_429_says_how_long(target: Target) -> None:
     first, second = answers[-2:]
     assert (first.status, first.json["error"]) == (429, "Too many authentication attempts")
     assert first.get("cache-control") == "no-store"
+    assert first.get("retry-after").isdigit(), "nobody says how long"
     assert 1 <= int(second.get("retry-after")) <= int(first.get("retry-after")) <= 900
 
 

@@ -8,8 +8,23 @@ ADDRESSES = ("addresses",)
 VARIANTS = (
     *("//auth/login", "/auth//login", "/auth/login/", "/AUTH/LOGIN", "/Auth/login", "/auth/login;x", "/auth/login;/"),
     *("/auth/login.json", "/auth/%6cogin", "/auth%2flogin", "/./auth/login", "/x/../auth/login", "/auth/login%20"),
-    *("/auth/login%00", "/auth/login?", "/auth/login?x=1", "/auth/login#x", "/v1/auth/login", "/auth/login/.", "/auth\\login"),
-    *("/auth/login%0a", "/;/auth/login", "/auth/./login", "/auth/login/..;/login", "/auth/login%ff", "/api/../auth/login"),
+    *(
+        "/auth/login%00",
+        "/auth/login?",
+        "/auth/login?x=1",
+        "/auth/login#x",
+        "/v1/auth/login",
+        "/auth/login/.",
+        "/auth\\login",
+    ),
+    *(
+        "/auth/login%0a",
+        "/;/auth/login",
+        "/auth/./login",
+        "/auth/login/..;/login",
+        "/auth/login%ff",
+        "/api/../auth/login",
+    ),
 )
 
 
@@ -42,9 +57,24 @@ def test_no_spelling_of_a_path_is_open(target: Target) -> None:
     for path in paths:
         first, rest = path[1:].split("/", 1)
         for spelled in (
-            *(f"{path}.json", f"{path}/", f"{path};x", f"/{path}", f"/{first}//{rest}", f"/{first}%2f{rest}", f"{path}%20"),
+            *(
+                f"{path}.json",
+                f"{path}/",
+                f"{path};x",
+                f"/{path}",
+                f"/{first}//{rest}",
+                f"/{first}%2f{rest}",
+                f"{path}%20",
+            ),
             *(f"/./{first}/{rest}", f"/auth/../{first}/{rest}", f"/healthz/..;{path}", f"/docs/..%2f{first}/{rest}"),
-            *(path.upper(), f"{path}%00", f"{path}?.css", f"{path}/x.css", f"/docs/../{first}/{rest}", f"/static/..{path}"),
+            *(
+                path.upper(),
+                f"{path}%00",
+                f"{path}?.css",
+                f"{path}/x.css",
+                f"/docs/../{first}/{rest}",
+                f"/static/..{path}",
+            ),
         ):
             answer = target.get(spelled)
             assert answer.status in (0, 301, 308, 400, 401, 404, 405), f"{spelled} answered {answer.status}"
@@ -115,8 +145,20 @@ def test_no_header_names_another_path(target: Target) -> None:
 )
 def test_nothing_is_left_lying_about(target: Target) -> None:
     paths = ("/console", "/debug", "/.env", "/.git/config", "/.git/HEAD", "/metrics", "/server-status", "/actuator/env")
-    paths += ("/swagger.json", "/admin", "/wsgi.py", "/instance/keyring.json", "/static/../wsgi.py", "/docs/..%2f..%2fapp.py")
-    paths += ("/?__debugger__=yes&cmd=resource&f=debugger.js", "/backup.sql", "/mfa.db", "/static/%2e%2e/%2e%2e/etc/passwd")
+    paths += (
+        "/swagger.json",
+        "/admin",
+        "/wsgi.py",
+        "/instance/keyring.json",
+        "/static/../wsgi.py",
+        "/docs/..%2f..%2fapp.py",
+    )
+    paths += (
+        "/?__debugger__=yes&cmd=resource&f=debugger.js",
+        "/backup.sql",
+        "/mfa.db",
+        "/static/%2e%2e/%2e%2e/etc/passwd",
+    )
     for path in paths:
         answer = target.get(path)
         assert answer.status in (0, 400, 404), f"{path} answered {answer.status}"

@@ -143,7 +143,12 @@ def test_nobody_ends_anothers_session(target: Target) -> None:
     victim, attacker = target.person(device=True), target.person()
     session = target.get("/api/sessions", victim.access).json["items"][0]["id"]
     device = target.get("/api/devices", victim.access).json["items"][0]["id"]
-    for path in (f"/api/sessions/{session}", f"/api/devices/{device}", f"/api/sessions/{session}%00", "/api/sessions/*"):
+    for path in (
+        f"/api/sessions/{session}",
+        f"/api/devices/{device}",
+        f"/api/sessions/{session}%00",
+        "/api/sessions/*",
+    ):
         answer = target.send(Call("DELETE", path, None, attacker.access))
         assert answer.status in (400, 404), f"{path} answered {answer.status}"
     assert session not in target.get(f"/api/sessions?user={claims_of(victim.access)['sub']}", attacker.access).text

@@ -114,7 +114,14 @@ def test_no_address_in_a_token_is_followed(target: Target) -> None:
 def test_a_kid_is_only_looked_up(target: Target) -> None:
     person = target.person()
     header, claims = parts(person)
-    kids: tuple[Any, ...] = ("../../../../dev/null", "/dev/null", "' UNION SELECT 'x", "|sleep 10", "x" * 2000, "\ud800")
+    kids: tuple[Any, ...] = (
+        "../../../../dev/null",
+        "/dev/null",
+        "' UNION SELECT 'x",
+        "|sleep 10",
+        "x" * 2000,
+        "\ud800",
+    )
     kids += ("é", "", 0, None, [], {}, True, "file:///dev/null", "$(sleep 10)", "../" * 20 + "proc/sys/kernel/ostype")
     for kid in kids:
         for key in (b"", b"x", b"Linux\n"):
@@ -201,7 +208,13 @@ def test_no_spelling_survives_a_logout(target: Target) -> None:
     spare = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     last = spare[spare.index(signature[-1]) ^ 1]
     assert target.post("/auth/logout", {}, person.access).status == 204
-    forms = (person.access, person.access + "=", person.access + "==", f"{head}=.{body}.{signature}", f"{person.access}.")
+    forms = (
+        person.access,
+        person.access + "=",
+        person.access + "==",
+        f"{head}=.{body}.{signature}",
+        f"{person.access}.",
+    )
     for token in (*forms, f" {person.access}", f"{head}.{body}={signature}", f"{head}.{body}.{signature[:-1]}{last}"):
         assert person.profile(token).status == 401, "a token came back after its logout"
 
@@ -252,7 +265,13 @@ def test_a_token_counts_in_one_place(target: Target) -> None:
         assert target.get("/api/profile", headers={"Cookie": f"{name}={token}"}).status == 401, name
     for name in ("X-Access-Token", "X-Authorization", "Proxy-Authorization", "X-Forwarded-Authorization"):
         assert target.get("/api/profile", headers={name: f"Bearer {token}"}).status == 401, name
-    for value in (f"Bearer {token}, Bearer x", f"Bearer x, Bearer {token}", f"Basic {token}", token, f"Bearer: {token}"):
+    for value in (
+        f"Bearer {token}, Bearer x",
+        f"Bearer x, Bearer {token}",
+        f"Basic {token}",
+        token,
+        f"Bearer: {token}",
+    ):
         assert target.get("/api/profile", headers={"Authorization": value}).status in (400, 401), value[:20]
     twice = target.get("/api/profile", "x", headers={"authorization": f"Bearer {token}"})
     assert twice.status in (400, 401), "the second of two headers was taken"
@@ -281,7 +300,11 @@ def test_a_token_says_little(target: Target) -> None:
 def test_one_answer_for_every_bad_token(target: Target) -> None:
     person = target.person()
     texts = ("x", "a.b.c", "....", "e30.e30.e30", "eyJhbGciOiJub25lIn0..", "\ud800", "é.é.é", "null", "[]", "e30")
-    texts += (jws.unsigned("[]", "{}") + "AA", jws.unsigned("null", "null") + "AA", jws.unsigned(b"\xff", b"\xff") + "AA")
+    texts += (
+        jws.unsigned("[]", "{}") + "AA",
+        jws.unsigned("null", "null") + "AA",
+        jws.unsigned(b"\xff", b"\xff") + "AA",
+    )
     for text in texts:
         answer = target.post("/auth/verify-mfa", {"tempToken": text, "totpCode": "000000"})
         assert answer.status in (400, 401), f"{text!r} answered {answer.status}"
