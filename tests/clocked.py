@@ -1,4 +1,4 @@
-"""The service under gunicorn, with a clock that the file at TEST_CLOCK puts ahead; without the file it is the real one."""
+"""The service under gunicorn, with a clock that the file at TEST_CLOCK puts ahead."""
 
 import os
 import time

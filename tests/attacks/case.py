@@ -56,7 +56,7 @@ def case(
     assert set(needs) <= set(NEEDS), needs
 
     def declare(run: Callable[[Target], None]) -> Any:
-        assert CASES.get(number, None) is None, f"{number} is declared twice"
+        assert number not in CASES, f"{number} is declared twice"
         CASES[number] = Case(number, holds, broken_by, stems_from, needs, run)
         run.case = CASES[number]  # type: ignore[attr-defined]
         return pytest.mark.attacks(pytest.mark.services(run))

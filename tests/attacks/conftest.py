@@ -1,8 +1,10 @@
 """The attack suite's options, its targets and its report. With `--target` it attacks that, else stacks of its own."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,11 +13,12 @@ import pytest
 
 from tests.attacks import report
 from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
-from tests.attacks.stacks import OFFERS, TITLES, serve, versions, whole
+from tests.attacks.stacks import OFFERS, TITLES, serve, whole
 from tests.attacks.target import Target
 
 RESULTS = pytest.StashKey[list[Result]]()
 LEFT = pytest.StashKey[list[str]]()
+SOFTWARE = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,7 +69,7 @@ def has_addresses(where: tuple[str, int]) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RESULTS], config.stash[LEFT] = [], []
+    config.stash[RESULTS], config.stash[LEFT], config.stash[SOFTWARE] = [], [], []
     if config.getoption("--target", default=None):
         host = connect_to(config)[0]
         if not is_loopback(host) and not config.getoption("--i-own-this"):
@@ -78,6 +81,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("deployment", names(metafunc.config), indirect=True, scope="package")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What a target can't show is not run, and the report says so."""
     out = []
@@ -101,14 +105,10 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     config, folder = request.config, tmp_path_factory.mktemp(request.param)
     if request.param == "stack":
         made = whole(folder, request.getfixturevalue("postgresql"), request.getfixturevalue("redis"))
-    elif request.param == "serve":
-        made = serve(folder)
     else:
-        target = target_of(config)
-        yield target
-        config.stash[LEFT] += target.clean_up()
-        return
+        made = serve(folder) if request.param == "serve" else contextlib.nullcontext(target_of(config))
     with made as target:
+        config.stash[SOFTWARE] += target.software
         yield target
         config.stash[LEFT] += target.clean_up()
 
@@ -117,8 +117,11 @@ def target_of(config: pytest.Config) -> Target:
     url, where = config.getoption("--target").rstrip("/"), connect_to(config)
     rate = config.getoption("--rate") or (1000 if is_loopback(where[0]) else 20)
     options = {"ca": config.getoption("--ca"), "window": config.getoption("--window")}
-    token = config.getoption("--admin-token")
-    return Target(url, "target", where, rate, offers=offers(config, "target"), admin_token=token, **options)
+    target = Target(url, "target", where, rate, offers=offers(config, "target"), **options)
+    target.admin_token = config.getoption("--admin-token")
+    said = target.get("/openapi.json").json.get("info", {})
+    target.software = [f"{said.get('title', 'a service')} {said.get('version', '')}".strip()]
+    return target
 
 
 @pytest.fixture
@@ -148,15 +151,18 @@ def pytest_runtest_makereport(
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results, path = session.config.stash[RESULTS], session.config.getoption("--report", default=None)
     if path and results:
+        today = datetime.now(UTC).date().isoformat()
         titles = TITLES | {"target": str(session.config.getoption("--target"))}
-        written = report.markdown(results, versions(), titles, session.config.stash[LEFT])
+        written = report.markdown(
+            results, [today, *dict.fromkeys(session.config.stash[SOFTWARE])], titles, session.config.stash[LEFT]
+        )
         Path(path).write_text(written)
         report.write_junit(results, Path(path).with_suffix(".xml"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     results = config.stash[RESULTS]
-    if results:
+    if any(each.verdict != NOT_RUN for each in results):
         cases = len({result.case.number for result in results})
         counts = [f"{sum(each.verdict == kind for each in results)} {kind}" for kind in (HELD, BROKEN, NOT_RUN)]
         terminalreporter.section("attacks")

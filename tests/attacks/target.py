@@ -120,6 +120,8 @@ class Target:
     #: The same service past the proxy.
     direct: "Target | None" = None
     offset: float = 0.0
+    #: What runs there, with versions, as far as it is known.
+    software: list[str] = field(default_factory=list)
     people: "list[Person]" = field(default_factory=list)
     exchanges: list[tuple[Call | bytes, Answer]] = field(default_factory=list)
     #: Every value that must never be seen again.
@@ -265,14 +267,20 @@ class Target:
         self.inside.move(seconds)
         self.offset = seconds
 
+    def is_deleted(self, user: str) -> bool:
+        """Delete somebody, however long the limit of administrators takes."""
+        call = Call("DELETE", f"/api/admin/users/{user}", None, self.admin())
+        while (answer := self.once(call)).status == 429:
+            time.sleep(int(answer.get("retry-after")))
+        return answer.status == 204
+
     def clean_up(self) -> list[str]:
         """Delete everybody who was made; the names of those who are still there."""
         left = []
         for person in self.people:
             try:
                 user = self.id_of(person) if "admin" in self.offers else ""
-                gone = bool(user) and self.once(Call("DELETE", f"/api/admin/users/{user}", None, self.admin()))
-                left += [] if gone and gone.status == 204 else [person.name]
+                left += [] if user and self.is_deleted(user) else [person.name]
             except (KeyError, StopIteration, OSError):
                 left.append(person.name)
         self.people.clear()

@@ -5,6 +5,7 @@ import time
 from tests.attacks.case import case
 from tests.attacks.jws import claims_of
 from tests.attacks.target import Call, Person, Target
+from tests.attacks.totp import decoded
 
 
 @case(
@@ -239,3 +240,35 @@ def test_auth_time_is_of_the_factor(target: Target) -> None:
     target.move(120)
     assert claims_of(person.refresh().json["accessToken"])["auth_time"] == shown
     assert claims_of(person.step_up(person.code()).json["accessToken"])["auth_time"] >= shown + 100
+
+
+@case(
+    "E1",
+    holds="an authenticator's key is 160 random bits, and another one each time",
+    stems_from="RFC 4226 R6",
+    broken_by="short_key",
+)
+def test_keys_are_long_and_never_the_same(target: Target) -> None:
+    person = target.newcomer()
+    found = [person.secret]
+    found += [target.post("/auth/enrol", {"tempToken": person.pending()}).json["manualEntryKey"] for _ in range(2)]
+    assert [len(decoded(secret)) for secret in found] == [20] * 3
+    assert len(set(found)) == 3
+    assert all(len(set(decoded(secret))) > 10 for secret in found)
+
+
+@case(
+    "E9",
+    holds="a new key that nobody confirms is over after ten minutes",
+    stems_from="NIST SP 800-63B section 4.1",
+    broken_by="waiting_for_ever",
+    needs=("clock",),
+)
+def test_a_key_does_not_wait_for_ever(target: Target) -> None:
+    person = target.person()
+    waiting = Person(target, person.name, person.password)
+    waiting.secret = target.post("/api/mfa/totp", {}, person.access).json["manualEntryKey"]
+    target.move(602)
+    fresh = person.step_up(person.code()).json["accessToken"]
+    answer = target.post("/api/mfa/totp/confirm", {"totpCode": waiting.code()}, fresh)
+    assert (answer.status, answer.code) == (409, "nothing_to_confirm")

@@ -61,7 +61,7 @@ def test_no_key_is_kept_in_the_clear(target: Target) -> None:
 )
 def test_no_line_is_forged(target: Target) -> None:
     assert target.inside
-    forged = '{"event":"login.completed","user":"root-%s"}' % target.run
+    forged = f'{{"event":"login.completed","user":"root-{target.run}"}}'
     for text in (
         f"x\r\n{forged}",
         f"x\n{forged}\n",

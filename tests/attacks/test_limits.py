@@ -378,3 +378,30 @@ def test_an_unreadable_header_fails_closed(target: Target) -> None:
     statuses = [wrong_login(target.direct, {"X-Forwarded-For": value}).status for value in values]
     assert set(statuses) == {401, 429}, statuses
     assert statuses[-3:] == [429] * 3, "an unreadable address has no limit"
+
+
+@case(
+    "G7",
+    holds="who lacks the password spends nobody's tries for codes",
+    stems_from="Keycloak 46164",
+    broken_by="count_before_token",
+)
+def test_a_stranger_spends_nobodys_tries(target: Target) -> None:
+    victim, attacker = target.person(), target.person()
+    for token in ("x", attacker.access, attacker.tokens["refreshToken"]) * 3:
+        assert victim.verify(token, victim.wrong(), username=victim.name).status == 401
+    assert victim.verify(victim.pending(), victim.code()).status == 200
+
+
+@case(
+    "G18",
+    holds="tries during a lock make it no longer",
+    stems_from="locks that anybody can keep shut",
+    broken_by="lock_prolonged",
+)
+def test_a_lock_is_not_prolonged(target: Target) -> None:
+    person = target.person()
+    for _ in range(12):
+        assert person.step_up(person.wrong()).status == 401
+    time.sleep(2.2)
+    assert person.step_up(person.code()).status == 200, "tries during a lock were counted"

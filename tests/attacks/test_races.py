@@ -160,3 +160,39 @@ def test_nobody_sees_another(target: Target) -> None:
     for _ in range(2):
         answers = target.together([Call("GET", "/api/profile", None, person.access) for person in people * 10])
         assert [answer.json["username"] for answer in answers] == [person.name for person in people * 10]
+
+
+@case(
+    "P3",
+    holds="of two codes of different steps at once each is accepted once at most, the older not after the newer",
+    stems_from="RFC 6238 section 5.2",
+    broken_by="check_then_set",
+    needs=ADDRESSES,
+)
+def test_two_steps_at_once_are_each_accepted_once(target: Target) -> None:
+    person = target.newcomer()
+    tokens, older, newer = [person.pending() for _ in range(5)], person.code(), person.code()
+    proofs = [{"tempToken": token, "totpCode": code} for token, code in zip(tokens, [older, newer] * 2, strict=False)]
+    answers = target.together([Call("POST", "/auth/verify-mfa", proof) for proof in proofs])
+    assert 1 <= statuses(answers)[200] <= 2
+    assert person.verify(tokens[-1], older).status == 401
+
+
+@case(
+    "P11",
+    holds="new recovery codes and the use of an old one at once leave one set",
+    stems_from="ASVS 7.5.1",
+    broken_by="regenerate_keeps",
+    needs=ADDRESSES,
+)
+def test_no_old_recovery_code_outruns_the_new(target: Target) -> None:
+    person = target.person()
+    old = person.tokens["recoveryCodes"]
+    use = Call("POST", "/auth/verify-mfa", {"tempToken": person.pending(), "recoveryCode": old[0]})
+    renew = Call("POST", "/api/mfa/recovery-codes", None, person.access)
+    answers = target.together([use, renew, renew])
+    assert answers[0].status in (200, 401)
+    assert [answer.status for answer in answers[1:]] == [200, 200]
+    assert person.recover(person.pending(), old[1]).status == 401
+    alive = [person.recover(person.pending(), answer.json["recoveryCodes"][0]).status for answer in answers[1:]]
+    assert sorted(alive) == [200, 401], "two sets of recovery codes live"

@@ -165,7 +165,7 @@ def test_nobody_ends_anothers_session(target: Target) -> None:
 def test_nobody_chooses_a_session_id(target: Target) -> None:
     person = target.newcomer()
     chosen = "f" * 32
-    given = {name: chosen for name in ("sid", "sessionId", "session", "jti")}
+    given = dict.fromkeys(("sid", "sessionId", "session", "jti"), chosen)
     headers = {"Cookie": f"session={chosen}; sid={chosen}", "X-Session-Id": chosen}
     body = {"tempToken": person.pending(), "totpCode": person.code()} | given
     answer = target.post("/auth/verify-mfa", body, headers=headers)

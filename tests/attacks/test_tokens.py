@@ -154,8 +154,8 @@ def test_a_signature_is_whole(target: Target) -> None:
         "the body of another": f"{head}.{swapped[1]}.{signature}",
         "four parts": f"{person.access}.{signature}",
         "the header twice": f"{head}.{person.access}",
-        "JSON": '{"payload":"%s","protected":"%s","signature":"%s"}' % (body, head, signature),
-        "raised": f"{head}.{jws.part(claims_of(person.access) | {'step': 'authenticated', 'amr': ['mfa']})}.{signature}",
+        "JSON": f'{{"payload":"{body}","protected":"{head}","signature":"{signature}"}}',
+        "raised": f"{head}.{jws.part(claims_of(person.access) | {'amr': ['mfa']})}.{signature}",
     }
     for what, token in forms.items():
         refused(person, token, what)

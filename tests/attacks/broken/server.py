@@ -7,7 +7,6 @@ of it is meant for anything but to be attacked by the test beside it. It shares 
 import base64
 import hashlib
 import hmac
-import itertools
 import json
 import os
 import re
@@ -50,6 +49,7 @@ class User:
     used: set[str] = field(default_factory=set)
     last_code: str = ""
     waiting: str = ""
+    waits_until: float = 0.0
     recovery: dict[str, bool] = field(default_factory=dict)
     disabled: bool = False
     required: bool = False
@@ -269,12 +269,11 @@ def route(method: str, path: str, *, limited: bool = True) -> Callable[[Any], An
 
 
 DOCUMENT: dict[str, dict[str, Any]] = {}
-SPECS: dict[str, tuple[type, bool]] = {
-    "username": (str, True), "password": (str, True), "email": (str, True), "tempToken": (str, True),
-    "currentPassword": (str, True), "newPassword": (str, True), "refreshToken": (str, True), "totpCode": (str, False),
-    "recoveryCode": (str, False), "deviceToken": (str, False), "rememberDevice": (bool, False), "deviceName": (str, False),
-    "enrolmentTicket": (str, False), "everywhere": (bool, False), "reason": (str, False),
-}  # fmt: skip
+#: Members that must be there, and those that may.
+WANTED = ("username", "password", "email", "tempToken", "currentPassword", "newPassword", "refreshToken")
+MAY = ("totpCode", "recoveryCode", "deviceToken", "deviceName", "enrolmentTicket", "reason")
+SPECS: dict[str, tuple[type, bool]] = {name: (str, name in WANTED) for name in (*WANTED, *MAY)}
+SPECS |= {"rememberDevice": (bool, False), "everywhere": (bool, False)}
 
 
 def body(*names: str) -> dict[str, Any]:
@@ -358,7 +357,7 @@ def signature_is_good(token: str, header: dict[str, Any]) -> bool:
     if (weak("alg_none") and lower == "none") or (weak("signature_optional") and not signature):
         return True
     if weak("first_alg_wins"):
-        first = json.loads(unb64(token.split(".")[0]), object_pairs_hook=pairs(first=True))
+        first = json.loads(unb64(token.split(".", maxsplit=1)[0]), object_pairs_hook=pairs(first=True))
         if first.get("alg") == "none":
             return True
     if weak("psychic") and not any(unb64(signature)):
@@ -483,10 +482,8 @@ def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User
     if session is None and weak("claims_optional"):
         session = next(iter(reversed(state.sessions.values())), None)
     over = session is None or session.over or token in state.revoked
-    if (
-        weak("logout_keeps_access")
-        and session is not None
-        or (weak("logout_by_string") and token not in state.revoked and session)
+    if (weak("logout_keeps_access") and session is not None) or (
+        weak("logout_by_string") and token not in state.revoked and session
     ):
         over = request.headers["Authorization"][7:] in state.revoked if weak("logout_by_string") else False
     if over or session is None:
@@ -557,6 +554,7 @@ def find(name: str) -> User | None:
 def hashed(password: str, salt: bytes) -> bytes:
     raw = password.encode()
     raw = raw[:72] if weak("bcrypt_72") else raw
+    raw = raw.strip().lower() if weak("password_trimmed") else raw
     return hashlib.pbkdf2_hmac("sha256", raw, salt, 40_000)
 
 
@@ -564,6 +562,10 @@ def totp(secret: str, step: int) -> str:
     mac = hmac.digest(base64.b32decode(secret), step.to_bytes(8, "big"), "sha1")
     number = int.from_bytes(mac[mac[-1] & 15 :][:4], "big") & 0x7FFFFFFF
     return str(number % 10**6).zfill(6)
+
+
+def new_secret() -> str:
+    return base64.b32encode(secrets.token_bytes(10 if weak("short_key") else 20)).decode()
 
 
 def new_codes(user: User) -> list[str]:
@@ -589,6 +591,7 @@ def attempt(user: User, subject: str) -> Lock:
     ignored = weak("step_up_ignores_lock") and request.path == "/auth/step-up"
     endless = (weak("endless_codes") and subject == "totp") or (weak("endless_recovery") and subject != "totp")
     if (found.dead or found.open_at > now()) and not ignored and not endless:
+        found.open_at += 5 if weak("lock_prolonged") else 0
         raise Refused(401, "invalid_code" if subject == "totp" else "invalid_recovery_code", "Invalid TOTP code")
     if weak("check_then_count"):
         time.sleep(0.05)
@@ -734,20 +737,27 @@ def is_allowed(name: str, email: str) -> bool:
         and len(name) <= 64
         and not odd
         and not {"LATIN", "CYRILLIC"} <= scripts
-        and ":" not in name
+        and (":" not in key_of(name) or weak("colon_in_name"))
         and "@" in email
     )
+
+
+def ensure_strong(name: str, chosen: str) -> None:
+    is_weak = len(chosen) < 8 or chosen == "password123" or name.lower() in chosen.lower()
+    if is_weak and not weak("any_password"):
+        raise Refused(400, "weak_password")
 
 
 @route("POST", "/auth/register", limited=False)
 def register() -> Any:
     given = body("username", "password", "email")
     key = given["username"]
-    if not is_allowed(key, given["email"]) or len(given["password"]) < 8:
+    if not is_allowed(key, given["email"]):
         raise Refused(400, "invalid_request")
+    ensure_strong(key, given["password"])
     before = find(key)
     if before is not None and weak("register_rotates"):
-        before.salt, before.secret = secrets.token_bytes(8), base64.b32encode(secrets.token_bytes(20)).decode()
+        before.salt, before.secret = secrets.token_bytes(8), new_secret()
         before.password = hashed(given["password"], before.salt)
         return jsonify({"manualEntryKey": before.secret})
     if weak("register_races"):
@@ -755,7 +765,7 @@ def register() -> Any:
     elif before is not None:
         raise Refused(400, "user_exists", "User already exists")
     salt = secrets.token_bytes(8)
-    secret = base64.b32encode(secrets.token_bytes(20)).decode()
+    secret = new_secret()
     user = User(
         secrets.token_hex(8), key, given["email"], salt, hashed(given["password"], salt), given["password"], secret
     )
@@ -863,6 +873,8 @@ def waiting(token: str) -> tuple[User, dict[str, Any]]:
 @route("POST", "/auth/verify-mfa")
 def verify() -> Any:
     given = body("tempToken", "totpCode", "recoveryCode", "rememberDevice", "deviceName")
+    if weak("count_before_token") and (named := find(str(given["_all"].get("username")))):
+        failed(named, attempt(named, "totp"))
     user, challenge = waiting(given["tempToken"])
     if weak("user_from_body") and "username" in given["_all"]:
         user = find(str(given["_all"]["username"])) or user
@@ -899,7 +911,7 @@ def enrol() -> Any:
         user.ticket, user.confirmed = "", False
     elif (user.confirmed or user.was_reset or weak("unconfirmed_counts")) and not weak("enrol_by_password"):
         raise Refused(403, "factor_exists")
-    user.secret = base64.b32encode(secrets.token_bytes(20)).decode()
+    user.secret = new_secret()
     return jsonify({"manualEntryKey": user.secret, "qrCode": "data:"})
 
 
@@ -1058,7 +1070,7 @@ def activity(user: User, session: Session) -> Any:
 @route("POST", "/api/mfa/totp", limited=False)
 @guarded(fresh=True)
 def replace(user: User, session: Session) -> Any:
-    user.waiting = base64.b32encode(secrets.token_bytes(20)).decode()
+    user.waiting, user.waits_until = new_secret(), now() + 600
     if weak("replaced_at_once"):
         user.secret = user.waiting
     return jsonify({"manualEntryKey": user.waiting, "qrCode": "data:"})
@@ -1070,7 +1082,8 @@ def confirm(user: User, session: Session) -> Any:
     code = body("totpCode")["totpCode"]
     if code is None:
         raise Refused(400, "invalid_request")
-    if not user.waiting and not weak("confirm_without_enrol"):
+    is_over = now() > user.waits_until and not weak("waiting_for_ever")
+    if (not user.waiting or is_over) and not weak("confirm_without_enrol"):
         raise Refused(409, "nothing_to_confirm")
     check_code(user, code, user.waiting)
     user.secret, user.waiting = user.waiting or user.secret, ""
