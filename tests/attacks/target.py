@@ -114,6 +114,7 @@ class Target:
     rate: float = 1000.0
     ca: str = ""
     window: int = 2
+    timeout: float = 20.0
     admin_token: str = ""
     offers: frozenset[str] = frozenset()
     inside: Inside | None = None
@@ -204,7 +205,7 @@ class Target:
 
     def connection(self, source: str) -> socket.socket:
         bound = (source or self.client(), 0)
-        plain = socket.create_connection(self.connect_to, 20, bound if bound[0] else None)
+        plain = socket.create_connection(self.connect_to, self.timeout, bound if bound[0] else None)
         if not self.url.startswith("https:"):
             return plain
         context = ssl.create_default_context(cafile=self.ca or None)
@@ -258,8 +259,16 @@ class Target:
         self.people.remove(person)
 
     def id_of(self, person: "Person") -> str:
-        items = self.get(f"/api/admin/users?q={person.name}", self.admin()).json["items"]
-        return str(next(item["id"] for item in items if item["username"] == person.name))
+        """The id of an account, or nothing if there is none."""
+        name, page = person.name.casefold(), {"next": ""}
+        while page.get("next") is not None:
+            page = self.get(
+                f"/api/admin/users?q={name}&cursor={page['next']}".removesuffix("&cursor="), self.admin()
+            ).json
+            for item in page["items"]:
+                if item["username"].casefold() == name:
+                    return str(item["id"])
+        return ""
 
     def move(self, seconds: float) -> None:
         """Move the service's clock, and phones with it."""
@@ -276,13 +285,10 @@ class Target:
 
     def clean_up(self) -> list[str]:
         """Delete everybody who was made; the names of those who are still there."""
-        left = []
+        is_admin, left = "admin" in self.offers, []
         for person in self.people:
-            try:
-                user = self.id_of(person) if "admin" in self.offers else ""
-                left += [] if user and self.is_deleted(user) else [person.name]
-            except (KeyError, StopIteration, OSError):
-                left.append(person.name)
+            user = self.id_of(person) if is_admin else ""
+            left += [person.name] if not is_admin or (user and not self.is_deleted(user)) else []
         self.people.clear()
         return left
 
@@ -392,5 +398,5 @@ def shown_secrets(members: Json) -> Iterable[str]:
 def redacted(text: str) -> str:
     """The same with nothing in it that anybody could use."""
     names = "|".join(SECRET_MEMBERS)
-    text = re.sub(rf'("(?:{names})":\s*)("(?:[^"\\]|\\.)*"|\[[^\]]*\])', r'\1"…"', text)
+    text = re.sub(rf'("(?:{names})":\s*)("(?:[^"\\]|\\.)*"|\[[^\]]*\]|-?[0-9.]+)', r'\1"…"', text)
     return _JWT.sub("eyJ…", text)

@@ -21,9 +21,10 @@ def test_slow_clients_keep_nobody_waiting(target: Target) -> None:
             body = b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
             connection.sendall(head + (body if number % 2 else b"X-Slow: "))
         time.sleep(0.3)
-        answers = [target.get("/healthz") for _ in range(3)]
-        assert [answer.status for answer in answers] == [200] * 3, "slow clients block the service"
-        assert max(answer.seconds for answer in answers) < 3
+        for _ in range(3):
+            answer = target.get("/healthz")
+            assert answer.status == 200, "slow clients block the service"
+            assert answer.seconds < 3
     finally:
         for connection in slow:
             connection.close()

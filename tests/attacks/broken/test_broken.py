@@ -87,7 +87,7 @@ def started(arguments: list[str]) -> Iterator[Start]:
         inside.ask(weakness=name)
         past = Target(f"http://127.0.0.1:{direct}", "past", ("127.0.0.1", direct), offers=frozenset({"addresses"}))
         where = ("127.0.0.1", port)
-        return Target(address, "broken", where, offers=frozenset(NEEDS), inside=inside, direct=past)
+        return Target(address, "broken", where, timeout=8, offers=frozenset(NEEDS), inside=inside, direct=past)
 
     with running(command, ready=ready, env=environment, cwd=ROOT):
         yield with_weakness
