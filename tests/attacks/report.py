@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.attacks.case import NEEDS, Case
+from tests.attacks.case import CASES, NEEDS, Case
 from tests.attacks.target import Answer, Call, redacted
 
 HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
@@ -50,6 +50,8 @@ def unmet(case: Case, offers: frozenset[str]) -> str:
 
 
 def markdown(results: list[Result], versions: list[str], titles: dict[str, str], left: list[str]) -> str:
+    place = {number: index for index, number in enumerate(CASES)}
+    results = sorted(results, key=lambda result: (place[result.case.number], result.target != "stack"))
     lines = ["# Attack report", "", f"{', '.join(versions)}.", ""]
     lines += ["How the suite works and how to point it at a deployment: [attacks](attacks.md).", ""]
     targets = list(dict.fromkeys(result.target for result in results))
