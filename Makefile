@@ -12,7 +12,7 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults check bench demo timing requirements clean
+.PHONY: help serve test faults check attack bench demo timing requirements clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,7 +26,8 @@ serve: .venv/serve  ## Run the service on 127.0.0.1:8000 (PORT and MFA_INSTANCE 
 test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and a real Redis
 	@tools/programs.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest -q tests/attacks -m attacks
+	$(BIN)/pytest $(PARALLEL) -m "not attacks"
 
 faults: .venv/test  ## Only what shows how it fails: database, Redis, workers, clocks, logs (a part of make test; needs nginx)
 	@tools/programs.sh
@@ -40,6 +41,9 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+attack: .venv/test  ## Attack a service of yours as others were (URL=…; ARGS="--i-own-this"), or, without URL, stacks of its own
+	@$(BIN)/pytest -q --tb=no tests/attacks -m attacks --report $(if $(URL),attack-report.md --target $(URL),docs/attack-report.md) $(ARGS)
 
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)

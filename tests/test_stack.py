@@ -41,6 +41,12 @@ from tests.stack import (
 )
 
 pytestmark = pytest.mark.services
+#: What the service says to browsers with every answer.
+HELMET = {
+    *("Content-Security-Policy", "Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy", "Origin-Agent-Cluster"),
+    *("Referrer-Policy", "Strict-Transport-Security", "X-Content-Type-Options", "X-DNS-Prefetch-Control"),
+    *("X-Download-Options", "X-Frame-Options", "X-Permitted-Cross-Domain-Policies", "X-XSS-Protection"),
+}
 
 
 def test_the_walk_goes_over_two_replicas(start: Start) -> None:
@@ -149,6 +155,16 @@ def test_a_body_over_the_limit_does_not_reach_a_replica(start: Start) -> None:
     head = b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     chunked = stack.raw(head + b"%x\r\n" % 65537 + b" " * 65537 + b"\r\n0\r\n\r\n")
     assert chunked.startswith(b"HTTP/1.1 413 ")
+
+
+def test_what_nginx_refuses_has_the_headers_of_what_the_service_refuses(start: "Start") -> None:
+    stack = start()
+    of_service = stack.call("POST", "/auth/login", b" ")
+    assert len(set(of_service.headers.keys()) & HELMET) == len(HELMET)
+    for own in (stack.call("POST", "/auth/login", b" " * 65537), stack.call("GET", "/metrics")):
+        for name in (*HELMET, "Cache-Control"):
+            assert own.headers.get_all(name) == of_service.headers.get_all(name), name
+        assert len(own.headers.get_all("X-Request-Id")) == len(of_service.headers.get_all("X-Request-Id")) == 1
 
 
 def test_headers_over_the_limit_do_not_reach_a_replica(idle: Stack) -> None:

@@ -1,0 +1,100 @@
+"""The report: per case held, broken, or not run and why, with the request and the answer that show it."""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.attacks.case import CASES, NEEDS, Case
+from tests.attacks.target import Answer, Call, redacted
+
+HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
+_LONGEST = 300
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one case on one target."""
+
+    target: str
+    case: Case
+    verdict: str
+    why: str = ""
+    seconds: float = 0.0
+    shown: str = ""
+
+
+def shown(exchange: tuple[Call | bytes, Answer] | None) -> str:
+    """A request and its answer, short and without anything that anybody could use."""
+    if exchange is None:
+        return ""
+    call, answer = exchange
+    if isinstance(call, bytes):
+        asked = repr(call)[2:-1]
+    else:
+        asked = f"{call.method} {call.path} {call.content.decode(errors='backslashreplace')}"
+        asked += f" (Bearer {call.token})" if call.token else ""
+    told = f"{answer.status or 'closed'} {answer.text}" if answer.headers else repr(answer.content)[2:-1] or "closed"
+    return "\n→ ".join(short(redacted(part)) for part in (asked, told))
+
+
+def short(text: str) -> str:
+    text = " ".join(text.split())
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def unmet(case: Case, offers: frozenset[str]) -> str:
+    """Why a target can't show a case."""
+    return "; ".join(NEEDS[need] for need in case.needs if need not in offers)
+
+
+def markdown(results: list[Result], versions: list[str], titles: dict[str, str], left: list[str]) -> str:
+    place = {number: index for index, number in enumerate(CASES)}
+    results = sorted(results, key=lambda result: (place[result.case.number], result.target != "stack"))
+    lines = ["# Attack report", "", f"{', '.join(versions)}.", ""]
+    lines += ["How the suite works and how to point it at a deployment: [attacks](attacks.md).", ""]
+    targets = list(dict.fromkeys(result.target for result in results))
+    lines += ["| target | held | broken | not run | seconds |", "|---|---|---|---|---|"]
+    for target in targets:
+        mine = [result for result in results if result.target == target]
+        counts = [sum(result.verdict == verdict for result in mine) for verdict in (HELD, BROKEN, NOT_RUN)]
+        cells = [titles.get(target, target), *counts, round(sum(result.seconds for result in mine))]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    lines += ["", f"Left behind: {', '.join(left) if left else 'nothing'}.", ""]
+    lines += ["| case | what must hold | " + " | ".join(targets) + " | stems from |", "|---" * (3 + len(targets)) + "|"]
+    for number in dict.fromkeys(result.case.number for result in results):
+        lines.append(row([result for result in results if result.case.number == number], targets))
+    return "\n".join([*lines, "", "## What showed it", "", *evidence(results)]) + "\n"
+
+
+def row(mine: list[Result], targets: list[str]) -> str:
+    found = {result.target: result for result in mine}
+    verdicts = [f"**{found[t].verdict}**" if found[t].verdict == BROKEN else found[t].verdict for t in targets]
+    case = mine[0].case
+    return f"| {case.number} | {case.holds} | {' | '.join(verdicts)} | {case.stems_from} |"
+
+
+def evidence(results: list[Result]) -> list[str]:
+    lines = []
+    for result in results:
+        what = f"{result.case.number} on {result.target}: {result.verdict}"
+        why = f" ({short(redacted(result.why))})" if result.why else ""
+        lines += [f"**{what}**{why}", ""]
+        lines += [f"<pre>{html.escape(result.shown)}</pre>", ""] if result.shown else []
+    return lines
+
+
+def write_junit(results: list[Result], path: Path) -> None:
+    suite = ElementTree.Element("testsuite", name="attacks", tests=str(len(results)))
+    suite.set("failures", str(sum(result.verdict == BROKEN for result in results)))
+    suite.set("skipped", str(sum(result.verdict == NOT_RUN for result in results)))
+    for result in results:
+        name = f"{result.case.number} {result.case.holds}"
+        entry = ElementTree.SubElement(suite, "testcase", classname=result.target, name=name)
+        entry.set("time", f"{result.seconds:.2f}")
+        if result.verdict != HELD:
+            kind = "failure" if result.verdict == BROKEN else "skipped"
+            ElementTree.SubElement(entry, kind, message=short(redacted(result.why)))
+        ElementTree.SubElement(entry, "system-out").text = result.shown
+    ElementTree.ElementTree(suite).write(path, "utf-8", xml_declaration=True)

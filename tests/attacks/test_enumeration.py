@@ -1,0 +1,94 @@
+"""Whether a stranger learns which names exist: by what is answered, and by when."""
+
+import statistics
+
+from tests.attacks.case import case
+from tests.attacks.target import Answer, Call, Target
+
+#: Headers that differ from answer to answer whatever was asked.
+OWN = ("date", "x-request-id")
+
+
+def seen(answer: Answer) -> tuple[object, ...]:
+    return answer.status, answer.content, tuple(pair for pair in answer.headers if pair[0] not in OWN)
+
+
+@case(
+    "T46",
+    holds="unknown, unconfirmed and enrolled users with a wrong password get the same bytes",
+    stems_from="CVE-2024-41952",
+    broken_by="tells_unknown",
+)
+def test_a_refusal_does_not_tell_who_exists(target: Target) -> None:
+    enrolled, unconfirmed = target.person(), target.newcomer()
+    names = (enrolled.name, unconfirmed.name, "attack-nobody", enrolled.name.upper(), "a:b")
+    assert len({seen(enrolled.login(username=name, password="wrong-password-1")) for name in names}) == 1
+    for more in ({"password": "x" * 80}, {"password": "wrong-password-1", "deviceToken": "x"}):
+        assert len({seen(enrolled.login(**{"username": name} | more)) for name in names[1:3]}) == 1
+
+
+@case(
+    "C1",
+    holds="a disabled user with the right password gets the bytes of a wrong one",
+    stems_from="ASVS 6.3.8",
+    broken_by="tells_disabled",
+    needs=("admin",),
+)
+def test_a_refusal_does_not_tell_who_is_disabled(target: Target) -> None:
+    person = target.person()
+    path = f"/api/admin/users/{target.id_of(person)}"
+    assert target.send(Call("PATCH", path, {"disabled": True}, target.admin())).status == 200
+    nobody = seen(person.login(username="attack-nobody"))
+    assert seen(person.login()) == seen(person.login(password="wrong-password-1")) == nobody
+
+
+@case(
+    "C3",
+    holds="a limit that is used up looks the same for known and unknown names",
+    stems_from="PortSwigger: username enumeration via account lock",
+    broken_by="lock_tells",
+    needs=("addresses",),
+)
+def test_a_limit_does_not_tell_who_exists(target: Target) -> None:
+    person = target.person()
+    found = []
+    for name in (person.name, "attack-nobody"):
+        source = target.client()
+        call = Call("POST", "/auth/login", {"username": name, "password": "wrong-password-1"}, source=source)
+        answers = [target.once(call) for _ in range(6)]
+        found.append([(answer.status, answer.json.get("error")) for answer in answers])
+    assert found[0] == found[1]
+
+
+@case(
+    "C2",
+    holds="a wrong password takes as long for an unknown name as for one that exists",
+    stems_from="CVE-2025-6011, GO-2025-3854",
+    broken_by="fast_unknown",
+)
+def test_time_does_not_tell_who_exists(target: Target) -> None:
+    for _ in range(3):
+        times: dict[str, list[float]] = {"known": [], "unknown": []}
+        for _ in range(2):  # an account answers otherwise from its fifth failure on
+            person = target.newcomer()
+            for number in range(4):
+                for kind, name in (("known", person.name), ("unknown", f"attack-nobody-{number}")):
+                    times[kind].append(person.login(username=name, password="wrong-password-1").seconds)
+        known, unknown = (min(statistics.median(each), min(each) * 1.5) for each in times.values())
+        if abs(known - unknown) < 0.3 * max(known, unknown):
+            return
+    raise AssertionError(f"a name that exists takes {known * 1000:.0f} ms, an unknown one {unknown * 1000:.0f} ms")
+
+
+@case(
+    "M20",
+    holds="no token and a token that is none are told apart, a forged and an ended one are not",
+    stems_from="ASVS 16.5.1",
+    broken_by="tells_expired",
+)
+def test_bad_tokens_are_told_apart_by_nothing(target: Target) -> None:
+    person = target.person()
+    head, body, signature = person.access.split(".")
+    assert target.post("/auth/logout", {}, person.access).status == 204
+    forged = (person.access, f"{head}.{body}.{signature[::-1]}", "garbage", f"{head}.{head}.{signature}", "a.b.c")
+    assert len({(a.status, a.content, a.get("www-authenticate")) for a in map(person.profile, forged)}) == 1

@@ -1,0 +1,135 @@
+"""Headers and framing that two readers could read in two ways, on raw sockets."""
+
+from tests.attacks.case import case
+from tests.attacks.target import Target
+
+SMUGGLED = b"GET /api/profile HTTP/1.1\r\nHost: %s\r\n\r\n"
+
+
+def requests(host: bytes) -> dict[str, bytes]:
+    """Each is wrong in one way; what comes after it, where there is something, must not be read as a request."""
+    head = b"POST /auth/enrol HTTP/1.1\r\nHost: " + host + b"\r\nContent-Type: application/json\r\n"
+    body, inner = b'{"tempToken":"x"}', SMUGGLED % host
+    chunked = b"0\r\n\r\n" + inner
+    length = b"Content-Length: %d\r\n" % len(chunked)
+    end = b"\r\n"
+    return {
+        "length and chunks": head + length + b"Transfer-Encoding: chunked\r\n" + end + chunked,
+        "chunks and length": head + b"Transfer-Encoding: chunked\r\n" + length + end + chunked,
+        "xchunked": head + b"Transfer-Encoding: xchunked\r\n" + length + end + chunked,
+        "chunked, identity": head + b"Transfer-Encoding: chunked, identity\r\n" + length + end + chunked,
+        "a space before the colon": head + b"Transfer-Encoding : chunked\r\n" + length + end + chunked,
+        "two lengths": head + b"Content-Length: 17\r\nContent-Length: 5\r\n" + end + body,
+        "a signed length": head + b"Content-Length: +17\r\n" + end + body,
+        "a list of lengths": head + b"Content-Length: 17, 17\r\n" + end + body,
+        "a negative length": head + b"Content-Length: -1\r\n" + end + body,
+        "a length in hex": head + b"Content-Length: 0x11\r\n" + end + body,
+        "a folded header": head + b"X-A: b\r\n c\r\nContent-Length: 17\r\n" + end + body,
+        "NUL in a header": head + b"X-A: b\0c\r\nContent-Length: 17\r\n" + end + body,
+        "a space in a name": head + b"X A: b\r\nContent-Length: 17\r\n" + end + body,
+        "a wrong chunk": head + b"Transfer-Encoding: chunked\r\n" + end + b"zz\r\n" + body + b"\r\n0\r\n\r\n",
+        "a signed chunk": head + b"Transfer-Encoding: chunked\r\n" + end + b"+11\r\n" + body + b"\r\n0\r\n\r\n",
+        "two hosts": b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nHost: evil.example\r\n\r\n",
+        "no version": b"GET /healthz\r\n\r\n",
+        "another version": b"GET /healthz HTTP/3.7\r\nHost: " + host + b"\r\n\r\n",
+        "chunks in HTTP/1.0": head.replace(b"HTTP/1.1", b"HTTP/1.0")
+        + b"Transfer-Encoding: chunked\r\n"
+        + end
+        + chunked,
+    }
+
+
+def refused(target: Target, what: str, request: bytes) -> None:
+    answered = target.raw(request, 2)
+    assert answered.count(b"HTTP/1.") <= 1, f"{what}: two answers to one request"
+    refusals = (
+        b"",
+        b"HTTP/1.0 4",
+        b"HTTP/1.1 4",
+        b"HTTP/1.1 501",
+        b"HTTP/1.0 501",
+        b"HTTP/1.1 505",
+        b"HTTP/1.0 505",
+        b"<",
+    )
+    assert any(answered.startswith(start) if start else not answered for start in refusals), (
+        f"{what}: {answered[:60]!r}"
+    )
+    assert not answered.startswith((b"HTTP/1.1 401", b"HTTP/1.0 401")), f"{what}: the request was taken"
+
+
+@case(
+    "R2",
+    holds="a request that can be read in two ways is refused, and nothing after it is read",
+    stems_from="CVE-2024-1135, CVE-2024-6827",
+    broken_by="sloppy_framing",
+)
+def test_ambiguous_framing_is_refused(target: Target) -> None:
+    for what, request in requests(target.host.encode()).items():
+        refused(target, what, request)
+
+
+@case(
+    "R2b",
+    holds="past the proxy, too",
+    stems_from="CVE-2024-1135, CVE-2024-6827",
+    broken_by="sloppy_framing",
+    needs=("direct",),
+)
+def test_ambiguous_framing_is_refused_past_the_proxy(target: Target) -> None:
+    assert target.direct
+    for what, request in requests(target.direct.host.encode()).items():
+        refused(target.direct, what, request)
+
+
+@case(
+    "R2c",
+    holds="the proxy answers to its own name alone",
+    stems_from="RFC 9112 section 3.2",
+    broken_by="any_host",
+    needs=("proxy",),
+)
+def test_the_proxy_wants_a_host(target: Target) -> None:
+    for lines in (
+        b"HTTP/1.1\r\n",
+        b"HTTP/1.1\r\nHost: evil.example\r\n",
+        b"HTTP/1.0\r\n",
+        b"HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+    ):
+        answered = target.raw(b"GET /healthz " + lines + b"Connection: close\r\n\r\n")
+        assert not answered or answered.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), answered[:60]
+
+
+@case(
+    "N13",
+    holds="too many, too long and too many parameters of headers and lines are refused, and the service lives",
+    stems_from="ASVS 4.1.3",
+    broken_by="huge_headers",
+)
+def test_huge_heads_are_refused(target: Target) -> None:
+    host = target.host.encode()
+    start = b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n"
+    for request in (
+        start + b"A: " + b"x" * 70000 + b"\r\n\r\n",
+        start + b"".join(b"A%d: x\r\n" % number for number in range(2000)) + b"\r\n",
+        b"GET /healthz?" + b"x" * 70000 + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n",
+    ):
+        answered = target.raw(request)
+        assert not answered.startswith(b"HTTP/1.1 2"), answered[:60]
+        assert b"HTTP/1.1 5" not in answered
+    assert target.get("/healthz").status == 200
+
+
+@case(
+    "M23",
+    holds="nothing that a client sends becomes a header of the answer",
+    stems_from="CWE-113",
+    broken_by="reflects_any_id",
+)
+def test_no_header_is_split(target: Target) -> None:
+    for value in ("a\tb<script>", "x" * 300, "<b>", '"x"', "short", "é" * 9, "a;b=c,d/e?f"):
+        answer = target.get("/healthz", headers={"X-Request-Id": value})
+        assert answer.get("x-request-id") != value, f"{value!r} is repeated"
+    for path in ("/healthz%0d%0aX-Evil:%201", "/auth/login%0d%0aSet-Cookie:%20a=b", "/docs?next=%0d%0aX-Evil:1"):
+        assert not target.get(path).get("x-evil")
+        assert "a=b" not in target.get(path).get("set-cookie")

@@ -1,0 +1,407 @@
+"""Guessing: what is counted, by whom, how long, and that nothing gets round it."""
+
+import time
+
+from tests.attacks.case import case
+from tests.attacks.target import Answer, Call, Person, Target
+
+ADDRESSES = ("addresses",)
+#: Per client and route, by default.
+LIMIT = 5
+
+
+@case(
+    "T4",
+    holds="five wrong codes kill a pending token, and a right one afterwards is refused",
+    stems_from="150 wrong codes on one pending token, then success",
+    broken_by="endless_codes",
+)
+def test_five_wrong_codes_kill_a_pending_token(target: Target) -> None:
+    person = target.person()
+    pending = person.pending()
+    for _ in range(5):
+        assert person.verify(pending, person.wrong()).status == 401
+    time.sleep(1.1)
+    answer = person.verify(pending, person.code())
+    assert (answer.status, answer.code) == (401, "invalid_pending_token")
+
+
+@case(
+    "T5",
+    holds="a new login does not reset the count of wrong codes",
+    stems_from="RFC 4226 section 7.3",
+    broken_by="login_resets",
+)
+def test_a_new_login_resets_nothing(target: Target) -> None:
+    person = target.person()
+    opens = 0.0
+    for number in range(6):
+        time.sleep(1.1 if number == 5 else 0)
+        person.verify(person.pending(), person.wrong())
+        opens = time.monotonic() + 2
+    pending, code = person.pending(), person.code()
+    refused_while(opens, person.verify(pending, code))
+
+
+def refused_while(opens: float, answer: Answer) -> None:
+    """That a right code was refused because of the lock, and not too late to tell."""
+    assert time.monotonic() < opens, "this machine is too slow to tell"
+    assert answer.status == 401, "a right code was looked at while the factor was locked"
+
+
+@case(
+    "T11",
+    holds="every route that takes a code counts on the same counter",
+    stems_from="CVE-2024-32868, CVE-2025-64102",
+    broken_by="counters_apart",
+)
+def test_all_routes_share_one_counter(target: Target) -> None:
+    person = target.person()
+    target.post("/api/mfa/totp", {}, person.access)
+    pending = person.pending()
+    for _ in range(2):
+        person.step_up(person.wrong())
+        person.verify(pending, person.wrong())
+    target.post("/api/mfa/totp/confirm", {"totpCode": "x"}, person.access)
+    time.sleep(1.1)
+    target.post("/api/mfa/totp/confirm", {"totpCode": "x"}, person.access)
+    refused_while(time.monotonic() + 2, person.step_up(person.code()))
+
+
+@case(
+    "T12",
+    holds="of forty wrong codes at once no more than five are looked at",
+    stems_from="CVE-2023-47111, CVE-2024-4629",
+    broken_by="check_then_count",
+    needs=ADDRESSES,
+)
+def test_parallel_guesses_beat_no_limit(target: Target) -> None:
+    person = target.person()
+    tokens = [person.pending() for _ in range(4)]
+    calls = [Call("POST", "/auth/verify-mfa", {"tempToken": t, "totpCode": person.wrong()}) for t in tokens * 10]
+    answers = target.together(calls)
+    looked_at = [answer for answer in answers if answer.code == "invalid_code"]
+    assert {answer.status for answer in answers} == {401}
+    assert 1 <= len(looked_at) <= LIMIT, f"{len(looked_at)} of {len(calls)} guesses were looked at"
+
+
+@case(
+    "T13",
+    holds="after a refusal its failure is on disk",
+    stems_from="CVE-2026-35597",
+    broken_by="counter_lost",
+    needs=("database",),
+)
+def test_a_failure_is_on_disk(target: Target) -> None:
+    assert target.inside
+    person = target.person()
+    for number in (1, 2, 3):
+        assert person.step_up(person.wrong()).status == 401
+        assert target.inside.failures(person.name) == number
+
+
+@case(
+    "T14",
+    holds="all addresses of one IPv6 /64, however spelled, are one client",
+    stems_from="CVE-2026-45364",
+    broken_by="ipv6_apart",
+    needs=("direct",),
+)
+def test_a_network_of_ipv6_is_one_client(target: Target) -> None:
+    assert target.direct
+    spelled = (
+        "2001:db8:7:7::1",
+        "2001:DB8:7:7::2",
+        "2001:0db8:0007:0007:0:0:0:3",
+        "2001:db8:7:7:8000::",
+        "[2001:db8:7:7::5]:443",
+    )
+    statuses = [wrong_login(target.direct, {"X-Forwarded-For": each}).status for each in (*spelled, "2001:db8:7:7::6")]
+    assert statuses == [401] * LIMIT + [429]
+    assert wrong_login(target.direct, {"X-Forwarded-For": "2001:db8:7:8::1"}).status == 401
+
+
+def wrong_login(target: Target, headers: dict[str, str], source: str = "") -> Answer:
+    body = {"username": "attack-nobody", "password": "wrong-password-1"}
+    return target.once(Call("POST", "/auth/login", body, headers=headers, source=source))
+
+
+SPOOFED = (
+    *(
+        "X-Forwarded-For",
+        "X_Forwarded_For",
+        "X-Real-IP",
+        "Forwarded",
+        "X-Client-IP",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+    ),
+    *("X-Cluster-Client-IP", "X-Originating-IP", "X-Remote-Addr", "Client-IP"),
+)
+
+
+@case(
+    "T15",
+    holds="no header moves a client out of its limit",
+    stems_from="X-Forwarded-For believed from anybody",
+    broken_by="believes_forwarded",
+    needs=ADDRESSES,
+)
+def test_no_header_makes_another_client(target: Target) -> None:
+    source = target.client()
+    for number in range(LIMIT):
+        assert wrong_login(target, {}, source).status == 401, number
+    for name in SPOOFED:
+        value = "for=203.0.113.9" if name == "Forwarded" else "203.0.113.9"
+        for header in ({name: value}, {name: f"{value}, 198.51.100.7"}, {name: "127.0.0.1"}):
+            assert wrong_login(target, header, source).status == 429, f"{header} makes another client"
+
+
+@case(
+    "T16",
+    holds="an attacker's own success gives no new tries",
+    stems_from="PortSwigger: broken brute-force protection, IP block",
+    broken_by="success_clears_limit",
+    needs=ADDRESSES,
+)
+def test_own_success_clears_nothing(target: Target) -> None:
+    attacker, victim, source = target.person(), target.person(), target.client()
+    statuses = []
+    for person, password in [(victim, "wrong-password-1"), (attacker, attacker.password)] * 3:
+        body = {"username": person.name, "password": password}
+        statuses.append(target.once(Call("POST", "/auth/login", body, source=source)).status)
+    assert statuses == [401, 200, 401, 200, 401, 429]
+
+
+@case(
+    "T17",
+    holds="failures are counted by user, however the name is written",
+    stems_from="CVE-2025-24806, CVE-2025-6004",
+    broken_by="count_by_name",
+)
+def test_no_spelling_of_a_name_is_counted_apart(target: Target) -> None:
+    person = target.person()
+    spelled = [person.name.upper(), person.name.title(), person.name.swapcase(), full_width(person.name), person.name]
+    for number in range(6):
+        time.sleep(1.1 if number == 5 else 0)
+        answer = person.login(username=spelled[number % 5])
+        assert answer.status == 200, f"{spelled[number % 5]} is another account"
+        person.verify(answer.json["tempToken"], person.wrong())
+    opens = time.monotonic() + 2
+    refused_while(opens, person.verify(person.pending(), person.code()))
+
+
+def full_width(name: str) -> str:
+    return "".join(chr(ord(each) + 0xFEE0) if each.isalnum() else each for each in name)
+
+
+@case(
+    "T18",
+    holds="after a delay there is one more try, not another batch",
+    stems_from='"clear after N minutes"',
+    broken_by="lock_resets",
+)
+def test_a_delay_gives_one_try(target: Target) -> None:
+    person = target.person()
+    for _ in range(5):
+        person.step_up(person.wrong())
+    time.sleep(1.1)
+    person.step_up(person.wrong())
+    answer = person.step_up(person.code())
+    assert answer.status == 401, "a second try was looked at after one delay"
+
+
+@case(
+    "G1",
+    holds="a hundred wrong codes in a row disable the authenticator, whatever time passes",
+    stems_from="NIST SP 800-63B section 3.2.2",
+    broken_by="no_last_straw",
+    needs=("clock", "database"),
+)
+def test_a_hundred_failures_are_the_end(target: Target) -> None:
+    assert target.inside
+    person = target.person()
+    person.step_up(person.wrong())
+    target.inside.set_failures(person.name, 99)
+    pending = person.pending()
+    person.verify(pending, person.wrong())
+    target.move(3000)
+    assert person.verify(person.pending(), person.code()).status == 401, "time opened a disabled authenticator"
+    assert target.post("/auth/enrol", {"tempToken": person.pending()}).code == "factor_exists"
+    assert person.recover(person.pending(), person.tokens["recoveryCodes"][0]).status == 200
+
+
+@case(
+    "T19",
+    holds="blank and unknown names change nobody's counter",
+    stems_from="a blank username that locked everybody",
+    broken_by="blank_locks_all",
+)
+def test_a_blank_name_locks_nobody(target: Target) -> None:
+    person = target.person()
+    for name in ("", " ", "\u3000", "attack-nobody", "%", "*", "attack-%"):
+        answer = target.post("/auth/login", {"username": name, "password": "wrong-password-1"})
+        assert answer.status in (400, 401)
+    assert person.login().status == 200
+    assert target.get("/api/profile", person.access).status == 200
+
+
+@case(
+    "T20",
+    holds="a lock ends open pending tokens",
+    stems_from="a pending session that survived the lock",
+    broken_by="pending_survives_lock",
+)
+def test_a_lock_ends_pending_tokens(target: Target) -> None:
+    person = target.person()
+    kept = person.pending()
+    for _ in range(5):
+        person.step_up(person.wrong())
+    time.sleep(1.2)
+    answer = person.verify(kept, person.code())
+    assert (answer.status, answer.code) == (401, "invalid_pending_token")
+    assert person.verify(person.pending(), person.code()).status == 200
+
+
+@case(
+    "T21",
+    holds="every route that takes a proof asks the lock of that proof",
+    stems_from="CVE-2026-9798, CVE-2026-16103",
+    broken_by="step_up_ignores_lock",
+)
+def test_every_route_asks_the_lock(target: Target) -> None:
+    person = target.person()
+    waiting = Person(target, person.name, person.password, "")
+    waiting.secret = target.post("/api/mfa/totp", {}, person.access).json["manualEntryKey"]
+    opens, pending = person.lock(), person.pending()
+    refused_while(opens, person.step_up(person.code()))
+    refused_while(opens, person.verify(pending, person.code()))
+    refused_while(opens, target.post("/api/mfa/totp/confirm", {"totpCode": waiting.code()}, person.access))
+
+
+@case(
+    "G2",
+    holds="every credential route refuses the sixth try of a client, even a right one",
+    stems_from="ASVS 6.3.1",
+    broken_by="no_limit",
+    needs=ADDRESSES,
+)
+def test_every_credential_route_has_a_limit(target: Target) -> None:
+    person = target.person()
+    for path, token in {
+        "/auth/login": "",
+        "/auth/verify-mfa": "",
+        "/auth/enrol": "",
+        "/auth/step-up": person.access,
+        "/auth/password": person.access,
+        "/api/mfa/totp/confirm": person.access,
+    }.items():
+        source = target.client()
+        answers = [target.once(Call("POST", path, {}, token, source=source)) for _ in range(LIMIT + 1)]
+        assert [answer.status for answer in answers] == [400] * LIMIT + [429], path
+
+
+@case(
+    "G3",
+    holds="of twenty logins of one client at once five are looked at",
+    stems_from="limits that count after the view",
+    broken_by="limit_after",
+    needs=ADDRESSES,
+)
+def test_requests_are_counted_before_they_are_looked_at(target: Target) -> None:
+    source = target.client()
+    call = Call("POST", "/auth/enrol", {"tempToken": "x"}, source=source)
+    statuses = [answer.status for answer in target.together([call] * 20)]
+    assert statuses.count(401) == LIMIT, statuses
+    assert statuses.count(429) == 15, statuses
+
+
+@case(
+    "G9",
+    holds="a missing or blank name, a broken body or another type is counted, too",
+    stems_from="Flask-Limiter: Skipping limit, empty value",
+    broken_by="blank_unlimited",
+    needs=ADDRESSES,
+)
+def test_what_names_nobody_is_counted(target: Target) -> None:
+    source = target.client()
+    bodies = ({}, {"username": ""}, {"username": None, "password": 1}, b"{", b"[]", {"username": "x", "password": ""})
+    calls = [Call("POST", "/auth/login", body, source=source) for body in bodies]
+    statuses = [target.once(call).status for call in calls]
+    assert statuses[-1] == 429, statuses
+
+
+@case(
+    "G13",
+    holds="a 429 says how long, in JSON that no cache keeps, and Retry-After is true",
+    stems_from="RFC 6585 section 4",
+    broken_by="bare_429",
+    needs=ADDRESSES,
+)
+def test_a_429_says_how_long(target: Target) -> None:
+    source = target.client()
+    answers = [target.once(Call("POST", "/auth/enrol", {}, source=source)) for _ in range(LIMIT + 2)]
+    first, second = answers[-2:]
+    assert (first.status, first.json["error"]) == (429, "Too many authentication attempts")
+    assert first.get("cache-control") == "no-store"
+    assert first.get("retry-after").isdigit(), "nobody says how long"
+    assert 1 <= int(second.get("retry-after")) <= int(first.get("retry-after")) <= 900
+
+
+@case(
+    "G23",
+    holds="pipelined requests are counted one by one",
+    stems_from="budgets counted by connection",
+    broken_by="no_limit",
+    needs=ADDRESSES,
+)
+def test_pipelining_gives_no_more_tries(target: Target) -> None:
+    body = b'{"tempToken":"x"}'
+    head = f"POST /auth/enrol HTTP/1.1\r\nHost: {target.host}\r\nContent-Type: application/json\r\n".encode()
+    one = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    answered = target.raw(one * 19 + last, 5)
+    assert answered.count(b"HTTP/1.1 401") <= LIMIT
+    assert answered.count(b"HTTP/1.1 401") + answered.count(b"HTTP/1.1 429") >= 1
+
+
+@case(
+    "T47",
+    holds="a forwarded header that can't be read leads to the limit, not past it",
+    stems_from="CVE-2024-47070",
+    broken_by="garbage_skips_limit",
+    needs=("direct",),
+)
+def test_an_unreadable_header_fails_closed(target: Target) -> None:
+    assert target.direct
+    values = ("notanip", "", "999.1.1.1", "unknown", "' OR 1=1", "::ffff:zz", "_hidden", "1.2.3", "0x7f.1", "%00")
+    statuses = [wrong_login(target.direct, {"X-Forwarded-For": value}).status for value in values]
+    assert set(statuses) == {401, 429}, statuses
+    assert statuses[-3:] == [429] * 3, "an unreadable address has no limit"
+
+
+@case(
+    "G7",
+    holds="who lacks the password spends nobody's tries for codes",
+    stems_from="Keycloak 46164",
+    broken_by="count_before_token",
+)
+def test_a_stranger_spends_nobodys_tries(target: Target) -> None:
+    victim, attacker = target.person(), target.person()
+    for token in ("x", attacker.access, attacker.tokens["refreshToken"]) * 3:
+        assert victim.verify(token, victim.wrong(), username=victim.name).status == 401
+    assert victim.verify(victim.pending(), victim.code()).status == 200
+
+
+@case(
+    "G18",
+    holds="tries during a lock make it no longer",
+    stems_from="locks that anybody can keep shut",
+    broken_by="lock_prolonged",
+)
+def test_a_lock_is_not_prolonged(target: Target) -> None:
+    person = target.person()
+    for _ in range(12):
+        assert person.step_up(person.wrong()).status == 401
+    time.sleep(2.2)
+    assert person.step_up(person.code()).status == 200, "tries during a lock were counted"

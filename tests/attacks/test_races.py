@@ -1,0 +1,198 @@
+"""What must happen once, asked for many times at the very same moment."""
+
+import secrets
+from collections import Counter
+
+from tests.attacks.case import case
+from tests.attacks.target import Answer, Call, Target
+
+ADDRESSES = ("addresses",)
+
+
+def statuses(answers: list[Answer]) -> Counter[int]:
+    return Counter(answer.status for answer in answers)
+
+
+@case(
+    "T27",
+    holds="of twenty identical codes at once, on several pending tokens, one is accepted",
+    stems_from="check-then-set replay guards",
+    broken_by="check_then_set",
+    needs=ADDRESSES,
+)
+def test_a_code_is_accepted_once_in_parallel(target: Target) -> None:
+    for _ in range(2):
+        person = target.newcomer()
+        tokens, code = [person.pending() for _ in range(4)], person.code()
+        calls = [Call("POST", "/auth/verify-mfa", {"tempToken": token, "totpCode": code}) for token in tokens * 5]
+        assert statuses(target.together(calls)) == {200: 1, 401: 19}
+
+
+@case(
+    "P2",
+    holds="of twenty codes at once on one pending token one opens a session",
+    stems_from="ASVS 15.4.2",
+    broken_by="check_then_set",
+    needs=ADDRESSES,
+)
+def test_a_pending_token_opens_one_session(target: Target) -> None:
+    person = target.newcomer()
+    call = Call("POST", "/auth/verify-mfa", {"tempToken": person.pending(), "totpCode": person.code()})
+    answers = target.together([call] * 20)
+    assert statuses(answers) == {200: 1, 401: 19}
+    [token] = [answer.json["accessToken"] for answer in answers if answer.status == 200]
+    assert len(target.get("/api/sessions", token).json["items"]) == 1
+
+
+@case(
+    "T30",
+    holds="of twenty uses of a recovery code at once one is accepted",
+    stems_from="lookup codes marked as used without a transaction",
+    broken_by="recovery_races",
+    needs=ADDRESSES,
+)
+def test_a_recovery_code_is_accepted_once_in_parallel(target: Target) -> None:
+    person = target.person()
+    code = person.tokens["recoveryCodes"][0]
+    tokens = [person.pending() for _ in range(4)]
+    calls = [Call("POST", "/auth/verify-mfa", {"tempToken": token, "recoveryCode": code}) for token in tokens * 5]
+    assert statuses(target.together(calls)) == {200: 1, 401: 19}
+
+
+@case(
+    "P5",
+    holds="a recovery code and a code of the phone at once open one session of a pending token",
+    stems_from="ASVS 15.4.2",
+    broken_by="check_then_set",
+    needs=ADDRESSES,
+)
+def test_two_proofs_open_one_session(target: Target) -> None:
+    person = target.person()
+    pending, codes = person.pending(), person.tokens["recoveryCodes"]
+    calls = [Call("POST", "/auth/verify-mfa", {"tempToken": pending, "totpCode": person.code()})]
+    calls += [Call("POST", "/auth/verify-mfa", {"tempToken": pending, "recoveryCode": code}) for code in codes[:3]]
+    assert statuses(target.together(calls * 3))[200] == 1
+
+
+@case(
+    "T43",
+    holds="of twenty refreshes at once comes one chain",
+    stems_from="CVE-2026-1035",
+    broken_by="refresh_races",
+    needs=ADDRESSES,
+)
+def test_refreshing_in_parallel_makes_one_chain(target: Target) -> None:
+    person = target.person()
+    call = Call("POST", "/auth/refresh", {"refreshToken": person.tokens["refreshToken"]})
+    answers = target.together([call] * 20)
+    assert statuses(answers)[200] >= 1
+    assert len({answer.json["refreshToken"] for answer in answers if answer.status == 200}) == 1
+    assert len(target.get("/api/sessions", person.access).json["items"]) == 1
+
+
+@case(
+    "P7",
+    holds="after a logout everywhere nothing lives that was refreshed meanwhile",
+    stems_from="ASVS 7.4.1",
+    broken_by="refresh_beats_logout",
+    needs=ADDRESSES,
+)
+def test_no_refresh_outruns_a_logout(target: Target) -> None:
+    for _ in range(2):
+        person = target.person()
+        refresh = Call("POST", "/auth/refresh", {"refreshToken": person.tokens["refreshToken"]})
+        logout = Call("POST", "/auth/logout", {"everywhere": True}, person.access)
+        answers = target.together([refresh, refresh, logout, refresh, refresh])
+        assert answers[2].status == 204
+        for answer in answers:
+            if answer.status == 200:
+                assert person.profile(answer.json["accessToken"]).status == 401
+                assert person.refresh(answer.json["refreshToken"]).status == 401
+
+
+@case(
+    "P9",
+    holds="of eight registrations of one name at once one makes an account",
+    stems_from="ASVS 15.4.2",
+    broken_by="register_races",
+    needs=ADDRESSES,
+)
+def test_a_name_is_registered_once(target: Target) -> None:
+    person = target.newcomer()
+    name = person.name + "x"
+    spelled = (name, name.upper(), name.title(), name)
+    body = {"password": secrets.token_urlsafe(18), "email": "attack@example.com"}
+    answers = target.together([Call("POST", "/auth/register", body | {"username": each}) for each in spelled])
+    person.name = name
+    target.people.append(type(person)(target, name, body["password"]))
+    assert statuses(answers)[200] == 1, statuses(answers)
+    assert {answer.status for answer in answers} <= {200, 400, 503}
+
+
+@case(
+    "P12",
+    holds="no session outlives the reset of its user's factors, however close",
+    stems_from="ASVS 7.4.2",
+    broken_by="reset_races",
+    needs=("addresses", "admin"),
+)
+def test_no_sign_in_outruns_a_reset(target: Target) -> None:
+    person = target.person()
+    proof = {"tempToken": person.pending(), "totpCode": person.code()}
+    reset = Call("POST", f"/api/admin/users/{target.id_of(person)}/reset-mfa", {"reason": "attack"}, target.admin())
+    verified, done = target.together([Call("POST", "/auth/verify-mfa", proof), reset])
+    assert done.status == 200
+    if verified.status == 200:
+        assert person.profile(verified.json["accessToken"]).status == 401
+        assert person.refresh(verified.json["refreshToken"]).status == 401
+    assert person.profile().status == 401
+
+
+@case(
+    "K5",
+    holds="of many requests at once each is answered about its own user",
+    stems_from="identities kept between requests",
+    broken_by="shared_identity",
+    needs=ADDRESSES,
+)
+def test_nobody_sees_another(target: Target) -> None:
+    people = [target.person(), target.person()]
+    for _ in range(2):
+        answers = target.together([Call("GET", "/api/profile", None, person.access) for person in people * 10])
+        assert [answer.json["username"] for answer in answers] == [person.name for person in people * 10]
+
+
+@case(
+    "P3",
+    holds="of two codes of different steps at once each is accepted once at most, the older not after the newer",
+    stems_from="RFC 6238 section 5.2",
+    broken_by="check_then_set",
+    needs=ADDRESSES,
+)
+def test_two_steps_at_once_are_each_accepted_once(target: Target) -> None:
+    person = target.newcomer()
+    tokens, older, newer = [person.pending() for _ in range(5)], person.code(), person.code()
+    proofs = [{"tempToken": token, "totpCode": code} for token, code in zip(tokens, [older, newer] * 2, strict=False)]
+    answers = target.together([Call("POST", "/auth/verify-mfa", proof) for proof in proofs])
+    assert 1 <= statuses(answers)[200] <= 2
+    assert person.verify(tokens[-1], older).status == 401
+
+
+@case(
+    "P11",
+    holds="new recovery codes and the use of an old one at once leave one set",
+    stems_from="ASVS 7.5.1",
+    broken_by="regenerate_keeps",
+    needs=ADDRESSES,
+)
+def test_no_old_recovery_code_outruns_the_new(target: Target) -> None:
+    person = target.person()
+    old = person.tokens["recoveryCodes"]
+    use = Call("POST", "/auth/verify-mfa", {"tempToken": person.pending(), "recoveryCode": old[0]})
+    renew = Call("POST", "/api/mfa/recovery-codes", None, person.access)
+    answers = target.together([use, renew, renew])
+    assert answers[0].status in (200, 401)
+    assert [answer.status for answer in answers[1:]] == [200, 200]
+    assert person.recover(person.pending(), old[1]).status == 401
+    alive = [person.recover(person.pending(), answer.json["recoveryCodes"][0]).status for answer in answers[1:]]
+    assert sorted(alive) == [200, 401], "two sets of recovery codes live"

@@ -1,0 +1,235 @@
+"""What is over is over: logout, reuse, reset, disabling, changed passwords; and nobody ends another's."""
+
+import secrets
+
+from tests.attacks.case import case
+from tests.attacks.jws import claims_of
+from tests.attacks.target import Call, Person, Target
+
+
+def is_over(person: Person, access: str = "", refresh: str = "", times: int = 3) -> None:
+    """That both tokens of a session are dead, on every worker that may be asked."""
+    for _ in range(times):
+        assert person.profile(access).status == 401, "an access token outlived its session"
+        assert person.refresh(refresh).status == 401, "a refresh token outlived its session"
+
+
+@case(
+    "T37",
+    holds="a reset of the factors ends sessions, refresh tokens and devices",
+    stems_from="sessions that kept their level",
+    broken_by="reset_keeps_sessions",
+    needs=("admin",),
+)
+def test_a_reset_ends_everything(target: Target) -> None:
+    person = target.person(device=True)
+    path = f"/api/admin/users/{target.id_of(person)}/reset-mfa"
+    answer = target.post(path, {"reason": "attack"}, target.admin())
+    assert answer.status == 200
+    is_over(person)
+    assert person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is True
+    assert person.verify(person.pending(), person.code()).status == 401
+    assert target.post("/auth/enrol", {"tempToken": person.pending()}).code == "factor_exists"
+    body = {"tempToken": person.pending(), "enrolmentTicket": answer.json["enrolmentTicket"]}
+    assert [target.post("/auth/enrol", body).status for _ in range(2)] == [200, 403]
+
+
+@case(
+    "T44",
+    holds="a disabled user's access, refresh and device tokens all fail, at once",
+    stems_from="CVE-2025-53942",
+    broken_by="disabled_goes_on",
+    needs=("admin",),
+)
+def test_a_disabled_user_is_out(target: Target) -> None:
+    person = target.person(device=True)
+    pending, path = person.pending(), f"/api/admin/users/{target.id_of(person)}"
+    assert target.send(Call("PATCH", path, {"disabled": True}, target.admin())).status == 200
+    is_over(person)
+    assert person.verify(pending, person.code()).status == 401
+    refused = person.login(deviceToken=person.tokens["deviceToken"])
+    assert (refused.status, refused.json["error"]) == (401, "Invalid credentials")
+
+
+@case(
+    "A8",
+    holds="a deleted user's tokens open nothing of whoever takes the name next",
+    stems_from="ASVS 10.3.3",
+    broken_by="name_is_the_key",
+    needs=("admin",),
+)
+def test_a_name_taken_again_is_another_account(target: Target) -> None:
+    person = target.person()
+    gone = Call("DELETE", f"/api/admin/users/{target.id_of(person)}", None, target.admin())
+    assert target.send(gone).status == 204
+    is_over(person)
+    heir = target.newcomer(username=person.name)
+    heir.sign_in()
+    is_over(person)
+    assert claims_of(heir.access)["sub"] != claims_of(person.access)["sub"]
+
+
+@case(
+    "J4",
+    holds="a refresh token that was replaced before ends its session, and the refusal is kept",
+    stems_from="RFC 9700, ASVS 10.4.5",
+    broken_by="reuse_tolerated",
+)
+def test_reuse_ends_the_session(target: Target) -> None:
+    person = target.person()
+    second = person.refresh().json
+    third = person.refresh(second["refreshToken"]).json
+    answer = person.refresh()
+    assert (answer.status, answer.code) == (401, "refresh_reused")
+    is_over(person, third["accessToken"], third["refreshToken"])
+
+
+@case(
+    "J8",
+    holds="logout ends a session at once, on every worker",
+    stems_from="ASVS 7.4.1",
+    broken_by="logout_keeps_access",
+)
+def test_logout_ends_the_session(target: Target) -> None:
+    person = target.person()
+    assert person.profile().status == 200
+    assert target.post("/auth/logout", {}, person.access).status == 204
+    is_over(person, times=4)
+
+
+@case(
+    "J9",
+    holds="a new password ends other sessions and remembered devices",
+    stems_from="ASVS 7.4.3",
+    broken_by="change_keeps_sessions",
+)
+def test_a_new_password_ends_other_sessions(target: Target) -> None:
+    person = target.person(device=True)
+    other = dict(person.tokens)
+    person.sign_in()
+    new = secrets.token_urlsafe(18)
+    body = {"currentPassword": person.password, "newPassword": new}
+    assert target.post("/auth/password", body, person.access).status == 204
+    is_over(person, other["accessToken"], other["refreshToken"])
+    assert person.profile().status == 200
+    assert person.login().status == 401, "the old password still works"
+    person.password = new
+    assert person.login(deviceToken=other["deviceToken"]).json["mfaRequired"] is True
+
+
+@case(
+    "B13",
+    holds="the password is changed only by who knows it",
+    stems_from="ASVS 6.2.3",
+    broken_by="change_without_current",
+)
+def test_changing_a_password_needs_it(target: Target) -> None:
+    person = target.person()
+    new = secrets.token_urlsafe(18)
+    for current in (None, "", "wrong-password-1", new):
+        body = {"currentPassword": current, "newPassword": new}
+        answer = target.post("/auth/password", body if current is not None else {"newPassword": new}, person.access)
+        assert answer.status in (400, 401)
+    assert person.login().status == 200
+
+
+@case(
+    "J13",
+    holds="nobody sees or ends another's sessions and devices",
+    stems_from="ASVS 8.2.2",
+    broken_by="idor_sessions",
+)
+def test_nobody_ends_anothers_session(target: Target) -> None:
+    victim, attacker = target.person(device=True), target.person()
+    session = target.get("/api/sessions", victim.access).json["items"][0]["id"]
+    device = target.get("/api/devices", victim.access).json["items"][0]["id"]
+    for path in (
+        f"/api/sessions/{session}",
+        f"/api/devices/{device}",
+        f"/api/sessions/{session}%00",
+        "/api/sessions/*",
+    ):
+        answer = target.send(Call("DELETE", path, None, attacker.access))
+        assert answer.status in (400, 404), f"{path} answered {answer.status}"
+    assert session not in target.get(f"/api/sessions?user={claims_of(victim.access)['sub']}", attacker.access).text
+    assert victim.profile().status == 200
+    assert victim.login(deviceToken=victim.tokens["deviceToken"]).json["mfaRequired"] is False
+
+
+@case(
+    "J18",
+    holds="nobody chooses the id of a session or of a token",
+    stems_from="ASVS 7.2.4",
+    broken_by="sid_from_client",
+)
+def test_nobody_chooses_a_session_id(target: Target) -> None:
+    person = target.newcomer()
+    chosen = "f" * 32
+    given = dict.fromkeys(("sid", "sessionId", "session", "jti"), chosen)
+    headers = {"Cookie": f"session={chosen}; sid={chosen}", "X-Session-Id": chosen}
+    body = {"tempToken": person.pending(), "totpCode": person.code()} | given
+    answer = target.post("/auth/verify-mfa", body, headers=headers)
+    assert answer.status == 200
+    assert chosen not in claims_of(answer.json["accessToken"]).values()
+
+
+@case(
+    "K15",
+    holds="a remembered device counts for its own user, with the right password",
+    stems_from="PortSwigger: brute-forcing a stay-logged-in cookie",
+    broken_by="device_any_user",
+)
+def test_a_device_is_its_users(target: Target) -> None:
+    person, other = target.person(device=True), target.person()
+    device = person.tokens["deviceToken"]
+    assert other.login(deviceToken=device).json["mfaRequired"] is True
+    assert person.login(deviceToken=device, password="wrong-password-1").status == 401
+    tampered = device[:-1] + ("A" if device[-1] != "A" else "B")
+    for token in (tampered, device + "=", device[:-4], "", person.name):
+        assert person.login(deviceToken=token).json["mfaRequired"] is True
+    assert person.login(deviceToken=device).json["mfaRequired"] is False
+
+
+@case(
+    "K15b",
+    holds="a logout everywhere forgets remembered devices",
+    stems_from="GHSA-9phw-7h96-q3rv",
+    broken_by="device_survives",
+)
+def test_a_logout_everywhere_forgets_devices(target: Target) -> None:
+    person = target.person(device=True)
+    pending = person.pending()
+    assert target.post("/auth/logout", {"everywhere": True}, person.access).status == 204
+    assert person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is True
+    assert person.verify(pending, person.code()).code == "invalid_pending_token"
+
+
+@case(
+    "J2",
+    holds="a session of a password alone never grows into one of two factors",
+    stems_from="Supabase: AAL on refresh",
+    broken_by="refresh_raises",
+)
+def test_a_device_session_stays_what_it_is(target: Target) -> None:
+    person = target.person(device=True)
+    tokens = person.login(deviceToken=person.tokens["deviceToken"]).json
+    for _ in range(3):
+        tokens = person.refresh(tokens["refreshToken"]).json
+        assert claims_of(tokens["accessToken"])["amr"] == ["pwd"]
+        assert target.post("/api/mfa/recovery-codes", {}, tokens["accessToken"]).status == 401
+
+
+@case(
+    "T2b",
+    holds="a session ends after an hour unless it is refreshed",
+    stems_from="ASVS 9.2.1",
+    broken_by="access_lives_on",
+    needs=("clock",),
+)
+def test_an_access_token_ends(target: Target) -> None:
+    person = target.person()
+    target.move(3590)
+    assert person.profile().status == 200
+    target.move(3602)
+    assert person.profile().code == "invalid_token"
+    assert person.refresh().status == 200
