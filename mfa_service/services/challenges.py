@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.opaque import new_id
@@ -15,6 +16,18 @@ from mfa_service.services.database import changes_one
 
 #: Codes that may be tried on one pending token.
 MAX_ATTEMPTS = 5
+
+
+_IS_OPEN = and_(
+    Challenge.id == bindparam("challenge"),
+    Challenge.user_id == bindparam("user"),
+    Challenge.closed_at.is_(None),
+    Challenge.expires_at > bindparam("now"),
+)
+_HAS_ATTEMPTS = Challenge.attempts < MAX_ATTEMPTS
+_FIND = select(Challenge.id).where(_IS_OPEN, _HAS_ATTEMPTS)
+_SPEND = update(Challenge).where(_IS_OPEN, _HAS_ATTEMPTS).values(attempts=Challenge.attempts + 1)
+_CLOSE = update(Challenge).where(_IS_OPEN).values(closed_at=bindparam("now"))
 
 
 class Challenges:
@@ -36,8 +49,7 @@ class Challenges:
 
     def attempt(self, pending: Pending, client: ClientInfo) -> None:
         """Spend one attempt, before the code is looked at. Raises InvalidPendingToken if there is none left."""
-        spend = update(Challenge).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
-        if not changes_one(self._session, spend.values(attempts=Challenge.attempts + 1)):
+        if not changes_one(self._session, _SPEND, **self._values(pending)):
             self._refuse(pending, client)
 
     def ensure_open(self, pending: Pending, client: ClientInfo) -> None:
@@ -47,13 +59,11 @@ class Challenges:
 
     def is_open(self, pending: Pending) -> bool:
         """Whether the challenge could still be attempted."""
-        found = select(Challenge.id).where(self._is_open(pending), Challenge.attempts < MAX_ATTEMPTS)
-        return self._session.scalar(found) is not None
+        return self._session.scalar(_FIND, self._values(pending)) is not None
 
     def close(self, pending: Pending, client: ClientInfo) -> None:
         """Use the challenge up. Raises InvalidPendingToken if another request was faster."""
-        closing = update(Challenge).where(self._is_open(pending)).values(closed_at=self._now())
-        if not changes_one(self._session, closing):
+        if not changes_one(self._session, _CLOSE, **self._values(pending)):
             self._refuse(pending, client)
 
     def close_all(self, user_id: str) -> None:
@@ -61,9 +71,8 @@ class Challenges:
         open_ones = (Challenge.user_id == user_id, Challenge.closed_at.is_(None))
         self._session.execute(update(Challenge).where(*open_ones).values(closed_at=self._now()))
 
-    def _is_open(self, pending: Pending) -> ColumnElement[bool]:
-        is_theirs = and_(Challenge.id == pending.challenge_id, Challenge.user_id == pending.user_id)
-        return and_(is_theirs, Challenge.closed_at.is_(None), Challenge.expires_at > self._now())
+    def _values(self, pending: Pending) -> dict[str, Any]:
+        return {"challenge": pending.challenge_id, "user": pending.user_id, "now": self._now()}
 
     def _refuse(self, pending: Pending, client: ClientInfo) -> None:
         self._audit.record(Event.CHALLENGE_REFUSED, client, user_id=pending.user_id, challenge=pending.challenge_id)

@@ -18,12 +18,11 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Delete,
+    CursorResult,
     Engine,
-    Insert,
+    Executable,
     Integer,
     Select,
-    Update,
     and_,
     create_engine,
     event,
@@ -176,22 +175,29 @@ def sessions_on(engine: Engine) -> scoped_session[Transaction]:
     return scoped_session(sessionmaker(engine, expire_on_commit=False))
 
 
-def rows_changed(session: scoped_session[Transaction], statement: Update | Delete | Insert) -> int:
-    """Run a statement that changes rows, and say how many it found. Objects that are loaded already don't notice."""
+def execute(session: scoped_session[Transaction], statement: Executable, **values: Any) -> CursorResult[Any]:
+    """Run a statement in the running unit, after what was added. Objects that are loaded already don't notice.
+
+    On the connection: the session would spend longer on finding out which of its objects are meant than this takes.
+    A statement that is run all the time is made once, with a bindparam for each of its values.
+    """
     session.flush()
-    # On the connection: the session would spend longer on finding out which of its objects are meant than this takes.
-    return session.connection().execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+    return session.connection().execute(statement, values or None, execution_options={"preserve_rowcount": True})
 
 
-def changes_one(session: scoped_session[Transaction], statement: Update | Delete | Insert) -> bool:
+def rows_changed(session: scoped_session[Transaction], statement: Executable, **values: Any) -> int:
+    """Run a statement that changes rows, and say how many it found."""
+    return execute(session, statement, **values).rowcount
+
+
+def changes_one(session: scoped_session[Transaction], statement: Executable, **values: Any) -> bool:
     """Run a conditional statement and say whether it found its one row: this is how races are settled."""
-    return rows_changed(session, statement) == 1
+    return rows_changed(session, statement, **values) == 1
 
 
-def insert_for(session: scoped_session[Transaction], table: type[Any]) -> postgresql.Insert | sqlite.Insert:
+def insert_on(dialect: str, table: type[Any]) -> postgresql.Insert | sqlite.Insert:
     """An INSERT that can say what to do ON CONFLICT, which both databases know and SQLAlchemy spells for each."""
-    is_sqlite = session.get_bind().dialect.name == "sqlite"
-    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def rested(steps: Iterable[T]) -> Iterator[T]:

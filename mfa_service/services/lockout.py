@@ -6,16 +6,17 @@ as a factor. An attempt is counted as a failure before the proof is looked at, i
 of many at once no more are looked at than one after another would be.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, literal, or_, select, update
+from sqlalchemy import ColumnElement, Executable, String, and_, bindparam, delete, literal, or_, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import Lock, User, UTCDateTime
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one, insert_for, rows_changed
+from mfa_service.services.database import changes_one, insert_on, rows_changed
 
 FIRST_DELAY = 5
 LONGEST_DELAY = 900
@@ -48,6 +49,23 @@ def password_from(network: str) -> Subject:
     return Subject(f"password:{network}")
 
 
+_LETS_THROUGH = and_(or_(Lock.open_at.is_(None), Lock.open_at <= bindparam("now")), Lock.disabled_at.is_(None))
+_AMONG = and_(Lock.user_id == bindparam("for_user"), Lock.subject.in_(bindparam("for_subjects", expanding=True)))
+_LOCKED = select(Lock.subject).where(_AMONG, ~_LETS_THROUGH).limit(1)
+_FORGET = delete(Lock).where(_AMONG)
+
+
+@functools.cache
+def _counting(dialect: str) -> Executable:
+    """One failure more of a subject that lets through: of a user that there is, and counted from one."""
+    now, subject = bindparam("now", type_=UTCDateTime), bindparam("for_subject", type_=String)
+    key = ["user_id", "subject"]
+    first = select(User.id, subject, literal(1), now).where(User.id == bindparam("for_user"))
+    adding = insert_on(dialect, Lock).from_select([*key, "failures", "failed_at"], first)
+    more = {"failures": Lock.failures + 1, "failed_at": now}
+    return adding.on_conflict_do_update(index_elements=key, set_=more, where=_LETS_THROUGH)
+
+
 class Lockout:
     """Counts failures of users. Units that call `attempt` hold the user's row (`Accounts.find_active`)."""
 
@@ -59,20 +77,17 @@ class Lockout:
     def is_open(self, user_id: str, *subjects: Subject) -> bool:
         """Whether a try would be let through by all of these."""
         names = [subject.name for subject in subjects]
-        locked = select(Lock.subject).where(Lock.user_id == user_id, Lock.subject.in_(names), ~self._lets_through())
-        return self._session.scalar(locked.limit(1)) is None
+        values = {"for_user": user_id, "for_subjects": names, "now": self._now()}
+        return self._session.scalar(_LOCKED, values) is None
 
     def attempt(self, user_id: str, subject: Subject) -> bool:
         """Count a failure in advance, and say whether the proof may be looked at.
 
         A locked subject counts nothing, nor does a user that there is not; it takes the same statements.
         """
-        counted = {"failures": Lock.failures + 1, "failed_at": self._now()}
-        first = select(User.id, literal(subject.name), literal(1), literal(self._now(), UTCDateTime))
-        columns = ["user_id", "subject", "failures", "failed_at"]
-        adding = insert_for(self._session, Lock).from_select(columns, first.where(User.id == user_id))
-        counting = adding.on_conflict_do_update(index_elements=columns[:2], set_=counted, where=self._lets_through())
-        return changes_one(self._session, counting)
+        dialect = self._session.get_bind().dialect.name
+        values = {"for_user": user_id, "for_subject": subject.name, "now": self._now()}
+        return changes_one(self._session, _counting(dialect), **values)
 
     def failed(self, user_id: str, subject: Subject, client: ClientInfo) -> bool:
         """After an attempt that was let through and was wrong: set the next delay, and say whether there is one."""
@@ -88,8 +103,7 @@ class Lockout:
 
     def passed(self, user_id: str, *subjects: Subject) -> None:
         """After a success: nothing is held against these any more, not even that they were disabled."""
-        names = [subject.name for subject in subjects]
-        rows_changed(self._session, delete(Lock).where(Lock.user_id == user_id, Lock.subject.in_(names)))
+        rows_changed(self._session, _FORGET, for_user=user_id, for_subjects=[subject.name for subject in subjects])
 
     def forget_all(self, user_id: str) -> None:
         """Nothing at all is held against a user any more."""
@@ -111,6 +125,3 @@ class Lockout:
 
     def _lock(self, user_id: str, subject: Subject) -> ColumnElement[bool]:
         return and_(Lock.user_id == user_id, Lock.subject == subject.name)
-
-    def _lets_through(self) -> ColumnElement[bool]:
-        return and_(or_(Lock.open_at.is_(None), Lock.open_at <= self._now()), Lock.disabled_at.is_(None))

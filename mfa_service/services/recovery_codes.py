@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto import recovery
 from mfa_service.models import RecoveryCode
-from mfa_service.services.database import changes_one
+from mfa_service.services.database import changes_one, execute
 
 #: Fewer than this, and the user is told at every sign-in.
 FEW = 4
+
+
+_UNUSED = select(func.count()).where(RecoveryCode.user_id == bindparam("user"), RecoveryCode.used_at.is_(None))
 
 
 class RecoveryCodes:
@@ -37,8 +40,7 @@ class RecoveryCodes:
 
     def remaining(self, user_id: str) -> int:
         """How many codes are left."""
-        unused = select(func.count()).where(RecoveryCode.user_id == user_id, RecoveryCode.used_at.is_(None))
-        return self._session.scalar(unused) or 0
+        return execute(self._session, _UNUSED, user=user_id).scalar() or 0
 
     def forget_all(self, user_id: str) -> None:
         """Make every code of a user worthless."""

@@ -20,7 +20,7 @@ from mfa_service.crypto.tokens import AUTHENTICATED, Identity
 from mfa_service.errors import InvalidRefreshToken, NotFound, RefreshReused, Unavailable
 from mfa_service.models import Session, User, UserRole
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one, page, rows_changed
+from mfa_service.services.database import changes_one, execute, page, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import has_factor
 
@@ -58,6 +58,13 @@ def _live(*which: ColumnElement[bool]) -> Select[Any]:
 
 _BY_ID = _live(Session.id == bindparam("session_id"), User.id == bindparam("user_id"))
 _BY_COOKIE = _live(Session.cookie_digest == bindparam("cookie_digest"))
+
+_SEEN = (
+    select(Session.id)
+    .where(Session.user_id == bindparam("user"), Session.user_agent == bindparam("agent"))
+    .where(Session.network == bindparam("of_network"))
+    .limit(1)
+)
 
 #: Somebody in a live session, and their account as of now.
 Found = tuple[Identity, Account]
@@ -126,9 +133,8 @@ class Sessions:
 
     def has_seen(self, user_id: str, client: ClientInfo) -> bool:
         """Whether the user has signed in with this agent from this network before, as far as sessions are kept."""
-        same = (Session.user_agent == client.user_agent, Session.network == client.network)
-        theirs = select(Session.id).where(Session.user_id == user_id, *same)
-        return self._session.scalar(theirs.limit(1)) is not None
+        values = {"user": user_id, "agent": client.user_agent, "of_network": client.network}
+        return execute(self._session, _SEEN, **values).scalar() is not None
 
     def _find_live(self, statement: Select[Any], **values: str) -> tuple[Identity, Account, datetime] | None:
         now = self._now()

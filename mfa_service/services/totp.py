@@ -9,19 +9,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto import qr, totp
 from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import SealBroken
-from mfa_service.models import TOTPSecret
+from mfa_service.models import TOTPSecret, UTCDateTime
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one
 
 #: How long a new authenticator waits for the code that confirms it. That of registration waits for ever.
 ENROLMENT_SECONDS = 600
+
+
+_OF_USER = (
+    select(TOTPSecret)
+    .where(TOTPSecret.user_id == bindparam("user"))
+    .order_by(TOTPSecret.confirmed_at.is_(None))
+    .execution_options(populate_existing=True)
+)
+_CLAIM = (
+    update(TOTPSecret)
+    .where(TOTPSecret.id == bindparam("held"), TOTPSecret.last_step < bindparam("step"))
+    .values(
+        last_step=bindparam("step"),
+        confirmed_at=func.coalesce(TOTPSecret.confirmed_at, bindparam("now", type_=UTCDateTime)),
+        expires_at=None,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,7 @@ class TOTP:
 
     def _rows_of(self, user_id: str) -> list[TOTPSecret]:
         """What a user has, the confirmed one first; one that has waited too long is wiped."""
-        mine = select(TOTPSecret).where(TOTPSecret.user_id == user_id).order_by(TOTPSecret.confirmed_at.is_(None))
-        rows = self._session.scalars(mine.execution_options(populate_existing=True)).all()
+        rows = self._session.scalars(_OF_USER, {"user": user_id}).all()
         live = [row for row in rows if not self._has_expired(row)]
         if len(live) < len(rows):
             expired = delete(TOTPSecret).where(*_unconfirmed(user_id), TOTPSecret.expires_at <= self._now())
@@ -126,9 +142,7 @@ class TOTP:
 
     def claim(self, held: OpenSecret, step: int) -> bool:
         """Use a step up, and confirm the secret if that is its first; False if the step was used before."""
-        confirmed_at = func.coalesce(TOTPSecret.confirmed_at, self._now())
-        taking = update(TOTPSecret).where(TOTPSecret.id == held.id, TOTPSecret.last_step < step)
-        return changes_one(self._session, taking.values(last_step=step, confirmed_at=confirmed_at, expires_at=None))
+        return changes_one(self._session, _CLAIM, held=held.id, step=step, now=self._now())
 
     def forget_confirmed(self, user_id: str) -> None:
         """Drop the confirmed authenticator."""

@@ -4,10 +4,13 @@ An account is ours, with a username that is its own and a password; or it belong
 known by the host's id.
 """
 
-from sqlalchemy import ColumnElement, and_, exists, false, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, false, select
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import TOTPSecret, User
+
+# SQLite knows no FOR UPDATE and needs none: a unit that writes is the only one that does.
+_HELD = select(User).where(User.id == bindparam("user")).with_for_update().execution_options(populate_existing=True)
 
 
 class Users:
@@ -18,9 +21,7 @@ class Users:
 
     def find(self, user_id: str) -> User | None:
         """The user, held against other units until this one ends."""
-        # SQLite knows no FOR UPDATE and needs none: a unit that writes is the only one that does.
-        held = select(User).where(User.id == user_id).with_for_update()
-        return self._session.scalar(held, execution_options={"populate_existing": True})
+        return self._session.scalar(_HELD, {"user": user_id})
 
     def find_unheld(self, user_id: str) -> User | None:
         """The same for who only looks."""
