@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
 from mfa_service.config import Settings
 from mfa_service.services import Services, schema
-from mfa_service.services.administration import By
+from mfa_service.services.administration import By, Changes
 from mfa_service.services.audit_log import EventFilter
 from mfa_service.services.directory import UserFilter
 from mfa_service.services.policy import Deadline, Rules
 from tests.conftest import Clock
-from tests.services import CLIENT
+from tests.services import CLIENT, identity_of, register, sign_in
 
 pytestmark = pytest.mark.services
 
@@ -131,6 +131,23 @@ def test_one_account_is_found_by_an_index(filled: Services) -> None:
         assert_by_index(plan)
 
 
+def test_all_that_a_sign_in_and_a_request_ask_for_is_found_by_an_index(filled: Services) -> None:
+    newcomer = register(filled, "newcomer")
+    required = Changes(mfa_required=True)
+    filled.administration.change(By(CLIENT), str(filled.directory.find_id("newcomer")), required)
+    with explained(filled, *BIG, "mfa_secrets") as plans:
+        signed_in = sign_in(filled, newcomer)
+        identity = identity_of(filled, signed_in)
+        assert filled.login.find_account(identity)
+        filled.login.refresh(signed_in.refresh_token, CLIENT)
+        filled.login.sign_out(identity, CLIENT, everywhere=True)
+    for table in ("mfa_users", "mfa_secrets", "mfa_sessions"):
+        assert any(f" on {table}" in plan for plan in plans), table
+    for plan in plans:
+        assert [table for table in (*BIG, "mfa_secrets") if f"Seq Scan on {table}" in plan] == []
+        assert rows_looked_at(plan) <= MOST_ROWS, plan
+
+
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -154,8 +171,8 @@ def rows_looked_at(plan: str) -> float:
 
 
 @contextmanager
-def explained(services: Services) -> Iterator[list[str]]:
-    """The plan, as it was carried out, of every statement that the services run on a big table in the block."""
+def explained(services: Services, *tables: str) -> Iterator[list[str]]:
+    """The plan, as it was carried out, of every statement that the services run on one of these, or on a big table."""
     ran: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
@@ -169,7 +186,7 @@ def explained(services: Services) -> Iterator[list[str]]:
         event.remove(services.engine, "before_cursor_execute", note)
     with services.engine.connect() as connection:
         for statement, parameters in ran:
-            if any(f"FROM {table}" in statement for table in BIG):
+            if any(f"{word} {table}" in statement for word in ("FROM", "UPDATE") for table in tables or BIG):
                 options = "(ANALYZE, TIMING OFF)"
                 lines = connection.exec_driver_sql(f"EXPLAIN {options} {statement}", parameters).scalars()
                 plans.append("\n".join(lines))
