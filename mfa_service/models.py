@@ -162,7 +162,7 @@ class TOTPSecret(Base):
     __tablename__ = "mfa_secrets"
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
-    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("mfa_users.id", ondelete="CASCADE"), index=True)
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
     last_step: Mapped[int] = mapped_column(BigInteger, default=-1)
     created_at: Mapped[datetime]

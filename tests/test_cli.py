@@ -41,7 +41,7 @@ def test_init_makes_no_signing_key_beside_a_shared_secret(flask: Run, instance_f
 
 def test_upgrade_needs_no_keys_and_keeps_the_database_private(flask: Run, instance_folder: Path) -> None:
     instance_folder.mkdir()
-    assert "revision 0003" in flask("upgrade").stdout
+    assert "revision 0004" in flask("upgrade").stdout
     assert stat.S_IMODE((instance_folder / "mfa.db").stat().st_mode) == 0o600
 
 
@@ -62,7 +62,7 @@ def test_a_doctor_is_content_with_what_init_and_upgrade_made(flask: Run) -> None
     flask("init")
     flask("upgrade")
     report = flask("doctor").stdout
-    assert "database: sqlite at revision 0003" in report
+    assert "database: sqlite at revision 0004" in report
     assert "error" not in report
 
 
@@ -107,7 +107,7 @@ def test_a_doctor_says_what_deviates_from_the_stricter_standards(
 
 def test_a_doctor_notices_a_database_that_is_not_migrated(flask: Run) -> None:
     flask("init")
-    assert "is at revision None, not 0003: run `flask mfa upgrade`" in flask("doctor", code=1).stdout
+    assert "is at revision None, not 0004: run `flask mfa upgrade`" in flask("doctor", code=1).stdout
 
 
 def test_a_doctor_notices_another_keyring(flask: Run, instance_folder: Path) -> None:
