@@ -17,7 +17,7 @@ from tests.services import CLIENT, Rows, log_in, register, sign_in
 
 PAGE = (ROOT / "docs/scaling.md").read_text()
 REPORT = (ROOT / "bench/REPORT.md").read_text()
-COMES, IN_THE_HOUR, ASKS = 0.3, 0.25, 100
+COMES, IN_THE_HOUR, ASKS, HOURS = 0.3, 0.25, 100, 2
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
@@ -25,7 +25,7 @@ on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=Tru
 
 
 def test_the_table_is_the_formulas_of_the_page() -> None:
-    assert f"*a* = {COMES}, *p* = {IN_THE_HOUR}, *c* = {ASKS}" in PAGE
+    assert f"*a* = {COMES}, *p* = {IN_THE_HOUR}, *c* = {ASKS}, *h* = {HOURS}" in PAGE
     rows = re.findall(r"^\| ([\d,]{5,}) \|(.+)\|$", PAGE, re.M)
     assert [int(plain(users)) for users, _ in rows] == [10**3, 10**6, 10**8]
     for users, rest in rows:
@@ -37,7 +37,7 @@ def worked_through(users: int) -> Iterator[str]:
     sign_ins = users * COMES * IN_THE_HOUR / 3600
     checks = sign_ins * ASKS
     cores = sign_ins / value["sign_ins"] + sign_ins / value["codes"] + checks / value["checks"]
-    events = 2 * users * COMES
+    events = (2 + HOURS) * users * COMES
     yield shown(sign_ins)
     yield shown(checks)
     yield f"{math.ceil(cores):,}"
