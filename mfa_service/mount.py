@@ -99,7 +99,8 @@ class Mount:
             import_module("mfa_service.web.tracing").install(app, self.services, blueprints=names)
         if host is None:
             self._check_keyring()
-            self.services.engine.dispose()  # gunicorn may fork now: no two processes share a connection
+            for each in self.services.engines:
+                each.dispose()  # gunicorn may fork now: no two processes share a connection
         else:
             self._settle_in(app)
 

@@ -49,8 +49,10 @@ _POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_tra
 _TRUSTED_SECONDS, _USED_AT = 1.0, "mfa_used_at"
 #: How often a statement is run on one connection before its plan is kept.
 _PREPARED_AFTER = 5
+#: A peer that is gone without a word is noticed in so many seconds, and so is one that takes nothing any more.
+_KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 #: Whether statements may be prepared shows later: `prepare_if_direct`.
-_POSTGRESQL: dict[str, Any] = {"connect_timeout": 5, "prepare_threshold": None}
+_POSTGRESQL: dict[str, Any] = {"connect_timeout": 5, "prepare_threshold": None, **_KEEPALIVE}
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
 
@@ -116,9 +118,10 @@ def ping_idle(engine: Engine) -> None:
         record.info[_USED_AT] = time.monotonic()
 
     def ensure_alive(connection: Any, record: Any, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get(_USED_AT, 0) > _TRUSTED_SECONDS and not _is_alive(engine, connection):
+        if time.monotonic() - record.info[_USED_AT] > _TRUSTED_SECONDS and not _is_alive(engine, connection):
             raise InvalidatePoolError
 
+    event.listen(engine, "connect", note)
     event.listen(engine, "checkin", note)
     event.listen(engine, "checkout", ensure_alive)
 

@@ -26,14 +26,17 @@ R = TypeVar("R")
 #: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one
 #: row SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
 TRIES = 25
+#: The same where its connection was dead, or its statement's plan outdated.
+FEW_TRIES = 2
+#: After so many seconds it is not begun again.
+LONGEST_TRYING = 10
 _FIRST_REST, _LONGEST_REST = 0.005, 0.2
 #: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
-#: The same, of a statement whose plan was made before a migration.
-_PLAN_OUTDATED = "0A000"
-_WORTH_A_TRY = (*_COLLISIONS, _PLAN_OUTDATED)
+#: The same, and the beginning of the message, of a statement whose plan was made before a migration.
+_PLAN_OUTDATED = "0A000", "cached plan must not change"
 #: SQLSTATE of a table or a column that is missing.
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a database that takes no changes, and of one that is full.
@@ -83,20 +86,27 @@ class UnitOfWork:
             return connection.execute(statement, values).all()
 
     def _guarded(self, work: Callable[[], R]) -> R:
-        for tries_left in reversed(range(TRIES)):
+        ends = time.monotonic() + LONGEST_TRYING
+        for tries in range(1, TRIES + 1):
             try:
                 return work()
             except (DBAPIError, PoolTimeout) as error:
-                if _sqlstate(error) == _PLAN_OUTDATED:
-                    self._single.dispose()  # plans are kept by connections
-                if tries_left and (_sqlstate(error) in _WORTH_A_TRY or _was_dead(error)):
-                    _rest(TRIES - tries_left)
+                if tries < TRIES and time.monotonic() < ends and self._is_worth_a_try(error, tries):
+                    _rest(tries)
                     continue
                 if not _is_out_of_order(error):
                     raise
                 logging.getLogger("mfa_service").error("the database is out of order: %s%s", cause(error), hint(error))
                 raise Unavailable from None
         raise AssertionError("the last try returns or raises")
+
+    def _is_worth_a_try(self, error: SQLAlchemyError, tries: int) -> bool:
+        if _sqlstate(error) in _COLLISIONS:
+            return True
+        if _has_outdated_plan(error):
+            self._single.dispose()  # plans are kept by connections
+            return tries <= FEW_TRIES
+        return _was_dead(error) and tries <= FEW_TRIES
 
     def _outermost(self, work: Callable[[], R], writes: bool) -> R:
         session, began = self._session(), time.monotonic()
@@ -109,6 +119,9 @@ class UnitOfWork:
                 raise Unavailable  # rolled back by closing: the audit's seals count on it
             _commit(session)
             events = session.info["events"]
+        except BaseException:
+            session.rollback()  # before it is closed: what was added is new again then, should the unit be run again
+            raise
         finally:
             session.info.clear()
             session.close()
@@ -127,6 +140,11 @@ def _commit(session: Session) -> None:
         # Nobody knows whether it has happened: such a unit is not run again.
         logging.getLogger("mfa_service").error("the database went away in a commit: %s", cause(error))
         raise Unavailable from None
+
+
+def _has_outdated_plan(error: SQLAlchemyError) -> bool:
+    state, message = _PLAN_OUTDATED
+    return _sqlstate(error) == state and cause(error).startswith(message)
 
 
 def _was_dead(error: SQLAlchemyError) -> bool:

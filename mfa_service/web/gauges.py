@@ -1,5 +1,6 @@
 """Figures for Prometheus that say how much there is of something now, and how much there may be."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ class Gauges:
         """`library` is prometheus_client, and `own` says where its figures are kept."""
         self._services, self._limits = services, limits
         self._said: tuple[float, ...] = ()
+        self._lock = threading.Lock()
 
         def gauge(mode: str, name: str, what: str) -> Any:
             return library.Gauge(name, what, multiprocess_mode=mode, **own)
@@ -33,11 +35,12 @@ class Gauges:
 
     def update(self) -> None:
         """Say what has changed; all of it in a process that was forked off, which has said nothing yet."""
-        levels = self._levels()
-        if levels != self._said:
-            self._said = levels
-            for gauge, level in zip(self._gauges, levels, strict=True):
-                gauge.set(level)
+        with self._lock:  # or a thread that was overtaken would say last what is over
+            levels = self._levels()
+            if levels != self._said:
+                self._said = levels
+                for gauge, level in zip(self._gauges, levels, strict=True):
+                    gauge.set(level)
 
     def _levels(self) -> tuple[float, ...]:
         services, settings = self._services, self._services.settings

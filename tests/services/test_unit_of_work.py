@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, false, func, literal, select, text
+from sqlalchemy.exc import OperationalError
 
 from mfa_service.config import Settings
 from mfa_service.errors import InvalidCode, SealBroken, Unavailable
@@ -478,3 +479,27 @@ sys.stdin.read()
         assert process.stdin
         assert process.stdout.readline() == b"locked\n"
         yield process.stdin.close
+
+
+# ── run again ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_unit_that_collides_in_its_commit_is_run_again_with_what_it_was_given(services: Services, rows: Rows) -> None:
+    tries: list[str] = []
+
+    def collide(_connection: object) -> None:
+        tries.append("")
+        if len(tries) == 1:
+            raise OperationalError("COMMIT", {}, CollisionError())
+
+    event.listen(services.engine, "commit", collide)
+    services.accounts.register("ada", "analytical-engine-1843", "ada@example.com", CLIENT)
+    assert len(tries) == 2
+    assert [row["username"] for row in rows("SELECT username FROM mfa_users")] == ["ada"]
+    assert len(rows("SELECT id FROM mfa_secrets")) == len(rows("SELECT id FROM mfa_events")) == 1
+
+
+class CollisionError(Exception):
+    """What a driver says of a serialization failure."""
+
+    sqlstate = "40001"
