@@ -4,9 +4,11 @@ A quarter of a second of CPU for each login would otherwise stop every other rou
 anything else is done, so that a refusal spends nothing.
 """
 
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,19 +21,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NICE = 10
-#: What a waiting client is told, in seconds: a full queue of hashes is through by then.
-_RETRY_AFTER = 2
+#: What a hash is taken to last before one was seen, in seconds, and how much each one that is seen counts.
+_FIRST_GUESS, _WEIGHT = 0.3, 0.1
 
 
 class Place:
     """A place in the pool, held by one request for as long as it may need to hash."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
+    def __init__(self, pool: ThreadPoolExecutor, note: Callable[[float], None]) -> None:
+        """`note` is told how long a hash took, in seconds."""
+        self._pool, self._note = pool, note
 
     def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `work` in a thread of the pool and wait for it."""
-        return self._pool.submit(work, *args, **kwargs).result()
+        return self._pool.submit(self._timed(work), *args, **kwargs).result()
+
+    def _timed(self, work: Callable[P, R]) -> Callable[P, R]:
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            began = time.perf_counter()
+            result = work(*args, **kwargs)
+            self._note(time.perf_counter() - began)
+            return result
+
+        return timed
 
 
 class Hashing:
@@ -42,6 +54,7 @@ class Hashing:
         self._capacity = threads + queue
         self._held: list[Place] = []
         self._lock = threading.Lock()
+        self._lasts = _FIRST_GUESS
 
     @contextmanager
     def place(self) -> Iterator[Place]:
@@ -56,10 +69,17 @@ class Hashing:
     def _take(self) -> Place:
         with self._lock:
             if len(self._held) >= self._capacity:
-                raise Busy(retry_after=_RETRY_AFTER)
-            place = Place(self._pool)
+                raise Busy(retry_after=self._until_empty())
+            place = Place(self._pool, self._note)
             self._held.append(place)
         return place
+
+    def _until_empty(self) -> int:
+        """Whole seconds until all places are through, as hashes have lasted of late."""
+        return math.ceil(self._capacity / self._threads * self._lasts)
+
+    def _note(self, seconds: float) -> None:
+        self._lasts += (seconds - self._lasts) * _WEIGHT
 
     @property
     def in_use(self) -> int:

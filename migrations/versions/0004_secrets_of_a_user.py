@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add it. A service that runs goes on; who confirms an authenticator waits for the second that this takes."""
+    """Add it. A service that runs goes on; who shows a code meanwhile waits: seconds, with a million users."""
     op.create_index("ix_mfa_secrets_user_id", "mfa_secrets", ["user_id"])
 
 

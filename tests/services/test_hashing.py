@@ -38,10 +38,28 @@ def test_whoever_finds_no_place_is_told_so_at_once_and_when_to_come_again(hashin
         with pytest.raises(Busy) as refusal, hashing.place():
             pytest.fail("there was a place too many")
         assert time.monotonic() - start < 0.1
-        assert refusal.value.retry_after == 2
+        assert refusal.value.retry_after == 1
         assert refusal.value.status == 503
         release.set()
         busy.join()
+
+
+def test_when_to_come_again_is_when_all_are_through_as_long_as_hashes_last() -> None:
+    hashing = Hashing(2, 18)
+    first = told_when_full(hashing)
+    for _ in range(3):
+        run(hashing, lambda: time.sleep(0.6))
+    assert (first, told_when_full(hashing)) == (3, 4)
+    hashing.close()
+
+
+def told_when_full(hashing: Hashing) -> int | None:
+    with ExitStack() as taken:
+        for _ in range(20):
+            taken.enter_context(hashing.place())
+        with pytest.raises(Busy) as refusal, hashing.place():
+            pytest.fail("there was a place too many")
+    return refusal.value.retry_after
 
 
 def test_a_place_is_given_back_whatever_happens_on_it(hashing: Hashing) -> None:
