@@ -16,6 +16,8 @@ from bench.servers import PASSWORD, WORKERS, Bench, memory_of
 STORM = 20
 #: MiB that a worker may have in the end, and that it may have grown by in the second half.
 MOST_MEMORY, GROWTH = 90, 2
+#: Seconds until what was asked last is through, hashes above all.
+PAUSE = 4
 #: Connections that log in at once, for the plot of what hashing allows.
 STEPS = (1, 2, 4, 8, 20)
 
@@ -125,6 +127,7 @@ class Measures:
         self._plots.hashing[self._name] = floor, by_step
         share, told = by_step[STORM] / floor, f"{by_step[STORM]:.1f}/s against {floor:.1f} hashes/s"
         yield self._figure("logins under saturation", "≥ 0.95 × `bcrypt`", f"{share:.2f}", share >= 0.95, told)
+        time.sleep(PAUSE)
         alone = load.at_rate(service, "/api/profile", self._token, rate, seconds)
         with Beside(service, self._logins, seconds) as storm:
             kept = load.at_rate(service, "/api/profile", self._token, rate, seconds)
@@ -149,6 +152,7 @@ class Measures:
 
     def _both_saturated(self, service: str) -> Figure:
         seconds = self._effort.storm_seconds
+        time.sleep(PAUSE)
         floor = floors.hashes_a_second(seconds / 2)
         with Beside(service, self._logins, seconds) as storm:
             profile = load.throughput(f"{service}/api/profile", self._token, seconds) / self._idle
