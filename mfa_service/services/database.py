@@ -118,7 +118,7 @@ def ping_idle(engine: Engine) -> None:
         record.info[_USED_AT] = time.monotonic()
 
     def ensure_alive(connection: Any, record: Any, _proxy: Any) -> None:
-        if time.monotonic() - record.info[_USED_AT] > _TRUSTED_SECONDS and not _is_alive(engine, connection):
+        if time.monotonic() - record.info.get(_USED_AT, 0) > _TRUSTED_SECONDS and not _is_alive(engine, connection):
             raise InvalidatePoolError
 
     event.listen(engine, "connect", note)

@@ -27,9 +27,9 @@ R = TypeVar("R")
 #: row SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
 TRIES = 25
 #: The same where its connection was dead, or its statement's plan outdated.
-FEW_TRIES = 2
+_FEW_TRIES = 2
 #: After so many seconds it is not begun again.
-LONGEST_TRYING = 10
+_LONGEST_TRYING = 10
 _FIRST_REST, _LONGEST_REST = 0.005, 0.2
 #: A unit that has taken longer is rolled back, in seconds: what is not committed by then never appears.
 LONGEST_SECONDS = 30
@@ -86,7 +86,7 @@ class UnitOfWork:
             return connection.execute(statement, values).all()
 
     def _guarded(self, work: Callable[[], R]) -> R:
-        ends = time.monotonic() + LONGEST_TRYING
+        ends = time.monotonic() + _LONGEST_TRYING
         for tries in range(1, TRIES + 1):
             try:
                 return work()
@@ -105,8 +105,8 @@ class UnitOfWork:
             return True
         if _has_outdated_plan(error):
             self._single.dispose()  # plans are kept by connections
-            return tries <= FEW_TRIES
-        return _was_dead(error) and tries <= FEW_TRIES
+            return tries <= _FEW_TRIES
+        return _was_dead(error) and tries <= _FEW_TRIES
 
     def _outermost(self, work: Callable[[], R], writes: bool) -> R:
         session, began = self._session(), time.monotonic()
