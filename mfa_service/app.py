@@ -7,7 +7,6 @@ from typing import Any
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import create_engine
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from mfa_service.config import Settings, from_environment, unknown_names
@@ -15,7 +14,7 @@ from mfa_service.errors import Unavailable
 from mfa_service.models import Base
 from mfa_service.mount import Mount
 from mfa_service.services import Services
-from mfa_service.services.database import options_for
+from mfa_service.services.database import engine_of_service, options_for
 from mfa_service.web import client, errors, logs, security
 
 
@@ -63,7 +62,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
 def ensure_startable(environment: Mapping[str, str]) -> None:
     """Raise ConfigurationError if `create_app` would, without leaving anything open: gunicorn asks before it forks."""
     settings = Settings.load(from_environment(environment))
-    services = Services(settings, create_engine(settings.database, **options_for(settings.database)), time.time)
+    services = Services(settings, engine_of_service(settings.database), time.time)
     try:
         services.health.ensure_keyring()
     except Unavailable:

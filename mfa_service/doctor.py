@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from limits import parse
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, unknown_names
@@ -44,7 +44,7 @@ def examine(environment: Mapping[str, Any]) -> list[Finding]:
     except ConfigurationError as error:
         return findings + [Finding("error", "settings", problem) for problem in error.problems]
     # As the service opens it: what a pooler refuses, or ignores, shows here.
-    engine = database.engine_for(create_engine(settings.database, **database.options_for(settings.database)))
+    engine = database.engine_for(database.engine_of_service(settings.database))
     return findings + _checked(settings, engine) + list(_timeouts(engine))
 
 

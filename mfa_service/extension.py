@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from flask import Flask, after_this_request, current_app
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 from werkzeug.exceptions import Unauthorized
 from werkzeug.wrappers import Response
 
@@ -35,7 +35,7 @@ from mfa_service.mount import Host, Mount
 from mfa_service.services import Services
 from mfa_service.services.accounts import Accounts
 from mfa_service.services.audit import ClientInfo
-from mfa_service.services.database import options_for
+from mfa_service.services.database import engine_of_service
 from mfa_service.services.links import ExternalId, checked_external_id
 from mfa_service.services.login import Login
 from mfa_service.web import EXTENSION, cookies
@@ -95,7 +95,7 @@ class MFA(Host):
         for warning in unknown_names(source):
             logging.getLogger("mfa_service").warning(warning)
         if engine is None and settings.database_url:
-            own = create_engine(settings.database, **options_for(settings.database))
+            own = engine_of_service(settings.database)
             Mount(app, settings, own, clock=self._clock, host=self)
         else:
             Mount(app, settings, engine or _engine_of(app), clock=self._clock, host=self, borrows=True)

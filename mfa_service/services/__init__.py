@@ -19,14 +19,7 @@ from mfa_service.services.audit import Audit
 from mfa_service.services.audit_log import AuditLog
 from mfa_service.services.chain import Chain
 from mfa_service.services.challenges import Challenges
-from mfa_service.services.database import (
-    engine_for,
-    forget_in_children,
-    ping_idle,
-    prepare_if_direct,
-    sessions_on,
-    single_on,
-)
+from mfa_service.services.database import engine_for, look_after, sessions_on, single_on
 from mfa_service.services.devices import Devices
 from mfa_service.services.directory import Directory
 from mfa_service.services.emergency import Emergency
@@ -76,9 +69,7 @@ class Services:
         self.owns_engine = not borrows or self.engine is not engine
         if self.owns_engine:
             for each in self.engines:
-                forget_in_children(each)
-            ping_idle(self.engine)
-            prepare_if_direct(self.engine)
+                look_after(each)
         self.session = sessions_on(self.engine)
         self.audit = Audit(self.session, self.now)
         level = "READ COMMITTED" if borrows and engine.dialect.name == "postgresql" else None
@@ -224,8 +215,10 @@ class Services:
 
 
 def _bound_of(pool: Pool) -> int:
-    has_bound = isinstance(pool, QueuePool) and pool._max_overflow >= 0  # noqa: SLF001 - there is no public word
-    return pool.size() + pool._max_overflow if isinstance(pool, QueuePool) and has_bound else 0  # noqa: SLF001
+    if not isinstance(pool, QueuePool):
+        return 0
+    overflow = pool._max_overflow  # noqa: SLF001 - there is no public word for it
+    return pool.size() + overflow if overflow >= 0 else 0
 
 
 def load_keys(settings: Settings, clock: Callable[[], float]) -> tuple[Keys, TokenKeys, SealKeys]:

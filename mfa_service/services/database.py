@@ -51,7 +51,7 @@ _TRUSTED_SECONDS, _USED_AT = 1.0, "mfa_used_at"
 _PREPARED_AFTER = 5
 #: A peer that is gone without a word is noticed in so many seconds, and so is one that takes nothing any more.
 _KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 25_000}
-#: Whether statements may be prepared shows later: `prepare_if_direct`.
+#: Whether statements may be prepared shows later: `_prepare_if_direct`.
 _POSTGRESQL: dict[str, Any] = {"connect_timeout": 5, "prepare_threshold": None, **_KEEPALIVE}
 #: How long SQLite waits for another writer, in seconds.
 _BUSY_SECONDS = 5
@@ -108,7 +108,15 @@ def options_for(url: str) -> dict[str, Any]:
     }
 
 
-def ping_idle(engine: Engine) -> None:
+def look_after(engine: Engine) -> None:
+    """Care for the connections of an engine that is ours; a host cares for its own."""
+    _forget_in_children(engine)
+    if engine.dialect.name == "postgresql":
+        _ping_idle(engine)
+        _prepare_if_direct(engine)
+
+
+def _ping_idle(engine: Engine) -> None:
     """Find out whether a connection is alive before it is used, where nobody has used it for a while.
 
     SQLAlchemy's own `pool_pre_ping` asks every time, which costs as much as the statement that follows.
@@ -126,7 +134,7 @@ def ping_idle(engine: Engine) -> None:
     event.listen(engine, "checkout", ensure_alive)
 
 
-def prepare_if_direct(engine: Engine) -> None:
+def _prepare_if_direct(engine: Engine) -> None:
     """Let PostgreSQL remember the plans of statements, which takes longer to make than to follow.
 
     Not behind a pooler such as PgBouncer: there each transaction may meet another server process, which remembers
@@ -151,6 +159,11 @@ def _is_alive(engine: Engine, connection: Any) -> bool:
         return False
 
 
+def engine_of_service(url: str) -> Engine:
+    """The engine of a running service, of our own."""
+    return create_engine(url, **options_for(url))
+
+
 def engine_of_command(url: str) -> Engine:
     """An engine for a command of an operator, which may take its time: without the timeouts of a service."""
     return create_engine(url, connect_args={} if url.startswith("sqlite") else _POSTGRESQL)
@@ -162,7 +175,7 @@ def loses_timeouts(engine: Engine) -> bool:
         return any(connection.exec_driver_sql(f"SHOW {name}").scalar() == "0" for name in _POSTGRESQL_TIMEOUTS)
 
 
-def forget_in_children(engine: Engine) -> None:
+def _forget_in_children(engine: Engine) -> None:
     """Let a process that is forked off have connections of its own, whatever was open at that moment."""
     known = weakref.ref(engine)
 
