@@ -102,6 +102,11 @@ def test_nginx_repeats_nothing_that_is_spent_by_the_first_try() -> None:
     assert repeated == ["= /auth/refresh"]
 
 
+def test_nginx_lets_nobody_from_outside_say_what_is_traced() -> None:
+    cleared = set(re.findall(r'proxy_set_header (\S+) +"";', text("nginx/service.conf")))
+    assert {"traceparent", "tracestate", "baggage"} <= cleared
+
+
 def test_systemd_takes_its_units_and_finds_little_to_say_against_them(tmp_path: Path) -> None:
     unit = text("systemd/mfa.service")
     # It looks whether programs and users are there.

@@ -412,6 +412,17 @@ def test_no_statement_and_no_transaction_lasts_for_ever(config: dict[str, Any]) 
     assert shown == ["20s", "5s", "1min"]
 
 
+@only_postgresql
+def test_a_database_that_is_gone_without_a_word_is_noticed(config: dict[str, Any]) -> None:
+    url = config["MFA_DATABASE_URL"]
+    engine = create_engine(url, **options_for(url))
+    with engine.connect() as connection:
+        told = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    engine.dispose()
+    assert told["tcp_user_timeout"] == "25000"
+    assert [told[f"keepalives_{name}"] for name in ("idle", "interval", "count")] == ["5", "2", "3"]
+
+
 # ── fixtures ─────────────────────────────────────────────────────────────────────────────────────
 
 
