@@ -220,12 +220,16 @@ def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def port_of_node() -> int:
+    """A free port. A cluster's nodes talk to each other on one that is higher by 10000."""
+    return next(port for port in iter(free_port, None) if port <= 55_535)
+
+
 class Node:
     """A Redis that a test may harm."""
 
-    def __init__(self, *options: str, configuration: str = "") -> None:
-        # A cluster's nodes talk to each other on a port that is higher by 10000.
-        self.port = next(port for port in iter(free_port, None) if port <= 55_535)
+    def __init__(self, *options: str, configuration: str = "", port: int | None = None) -> None:
+        self.port = port or port_of_node()
         self._options = options
         self._folder = tempfile.TemporaryDirectory(prefix="mfa-redis-")
         self._running = contextlib.ExitStack()
@@ -276,20 +280,26 @@ class Cluster:
 
     def __init__(self, tls: "TLS | None" = None) -> None:
         """`tls`: clients are told to come by there."""
-        self.nodes = [Node("--cluster-enabled", "yes", "--cluster-node-timeout", "1000") for _ in range(3)]
-        self._addresses = [tls.before(node.port) if tls else node.address for node in self.nodes]
-        for node, address in zip(self.nodes, self._addresses, strict=True):
-            node.client.config_set("cluster-announce-port", address.partition(":")[2])
-            node.client.config_set("cluster-announce-bus-port", str(node.port + 10_000))
+        ports = [port_of_node() for _ in range(3)]
+        self._addresses = [tls.before(port) if tls else f"127.0.0.1:{port}" for port in ports]
+        self.nodes = [self._node(port, address) for port, address in zip(ports, self._addresses, strict=True)]
         for number, node in enumerate(self.nodes):
             node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             node.client.execute_command("CLUSTER", "ADDSLOTS", *range(number * 5462, min(16384, (number + 1) * 5462)))
             self.nodes[0].client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
         assert within(20, self.is_whole)
+        assert within(20, self._is_announced)
 
     @property
     def url(self) -> str:
         return f"redis+cluster://:{ENCODED}@{','.join(self._addresses)}"
+
+    @staticmethod
+    def _node(port: int, address: str) -> Node:
+        # Said at the start: a node that is told later goes on sending clients to itself as before.
+        announced = ["--cluster-announce-port", address.partition(":")[2]]
+        announced += ["--cluster-announce-bus-port", str(port + 10_000)]
+        return Node("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *announced, port=port)
 
     def add_replica_of(self, master: Node) -> Node:
         replica = Node("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
@@ -307,6 +317,12 @@ class Cluster:
         told = [node.client.execute_command("CLUSTER INFO") for node in self.nodes]
         expected = ("ok", str(len(self.nodes)))
         return all((info["cluster_state"], info["cluster_known_nodes"]) == expected for info in told)
+
+    def _is_announced(self) -> bool:
+        """Whether every node sends clients to where the others want them to come by: word of that gets round late."""
+        told = [str(node.client.execute_command("CLUSTER NODES")) for node in self.nodes]
+        ports = [address.partition(":")[2] for address in self._addresses]
+        return all(f":{port}" in text for text in told for port in ports)
 
     def close(self) -> None:
         for node in self.nodes:
