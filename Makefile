@@ -48,7 +48,7 @@ attack: .venv/test  ## Attack a service of yours as others were (URL=…; ARGS="
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
-bench: .venv/bench  ## Measure every goal beside its floor, and write bench/REPORT.md (ARGS=--quick: some minutes; needs wrk)
+bench: .venv/bench  ## Measure every goal beside its floor, and write bench/REPORT.md (ARGS=--quick: some minutes; needs wrk and hey)
 	@$(BIN)/python -m bench $(ARGS)
 
 timing: .venv/serve  ## Ask whether the time of a refused login tells which names exist (needs raised limits: ARGS=--help)

@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from mfa_service.app import ensure_startable
@@ -17,6 +19,8 @@ from mfa_service.web.logs import gunicorn_logging
 
 #: gunicorn's own code for an app that can't be loaded.
 APP_LOAD_ERROR = 4
+#: Seconds that a worker leaves new connections to its siblings after it took one. epoll counts in milliseconds.
+REST = 0.001
 
 problems = []
 
@@ -31,18 +35,47 @@ def number(name, default, low, high):
 
 
 class Worker(ThreadWorker):
-    """gthread, which waits two seconds for a client to hang up in the one loop of all; this one in the client's thread.
+    """gthread with two manners: it shares connections evenly, and nobody who is slow to hang up stops it."""
 
-    Somebody who asks for `Connection: close` and stays would stop the whole worker.
-    """
+    rests_until = 0.0
+
+    def accept(self, listener):
+        """Take one connection, and leave the next to a sibling.
+
+        Whoever woke first took all that a proxy or a client opened at once, and kept them: one core then did the work
+        of all.
+        """
+        super().accept(listener)
+        if self.cfg.workers > 1:
+            self.rests_until = time.monotonic() + REST
+            self.set_accept_enabled(False)
+
+    def set_accept_enabled(self, enabled):
+        """Listen again when the rest is over."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self.rests_until)
+
+    def wait_for_and_dispatch_events(self, timeout):
+        """Wait no longer than the rest lasts."""
+        is_resting = time.monotonic() < self.rests_until
+        super().wait_for_and_dispatch_events(min(timeout, REST) if is_resting else timeout)
 
     def handle(self, conn):
-        """Answer one request; whether the connection is kept."""
+        """Answer one request; whether the connection is kept.
+
+        gthread itself waits two seconds for the client to hang up in the one loop of all; this one in the client's
+        thread. Somebody who asks for `Connection: close` and stays would stop the whole worker.
+        """
         is_kept = super().handle(conn)
         if not is_kept:
             conn.close(graceful=True)
             conn.close = lambda **_: None  # what the loop calls now
         return is_kept
+
+
+class QuietLogger(Logger):
+    """Without gunicorn's access log, which is put together for nobody as soon as its logging is configured at all."""
+
+    access_log_enabled = False
 
 
 cores = os.cpu_count() or 1
@@ -71,6 +104,7 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 control_socket_disable = True
 umask = 0o077  # what SQLite puts beside its file is its owner's alone
 logconfig_dict = gunicorn_logging()
+logger_class = QuietLogger
 
 # The app itself counts proxies (MFA_TRUSTED_PROXIES); nobody else may tell gunicorn who asks, or for which path.
 forwarded_allow_ips = ""

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import IO, cast
 
 import jwt
 
@@ -19,7 +20,7 @@ MOST_MEMORY, GROWTH = 90, 2
 #: Seconds until what was asked last is through, hashes above all.
 PAUSE = 4
 #: Connections that log in at once, for the plot of what hashing allows.
-STEPS = (1, 2, 4, 8, 20)
+STEPS = (1, 2, 4, 8, STORM)
 
 
 @dataclass
@@ -123,14 +124,15 @@ class Measures:
     def _storm(self, service: str) -> Iterator[Figure]:
         seconds, rate = self._effort.storm_seconds, self._idle / 4
         floor = floors.hashes_a_second(seconds / 2)
-        by_step = {step: load.logins(service, self._logins, seconds / 3, step).rate(200) for step in STEPS}
+        by_step = {step: load.logins(service, self._logins, seconds / 3, step).rate(200) for step in STEPS[:-1]}
+        by_step[STORM] = load.logins(service, self._logins, seconds, STORM).rate(200)
         self._plots.hashing[self._name] = floor, by_step
         share, told = by_step[STORM] / floor, f"{by_step[STORM]:.1f}/s against {floor:.1f} hashes/s"
         yield self._figure("logins under saturation", "≥ 0.95 × `bcrypt`", f"{share:.2f}", share >= 0.95, told)
         time.sleep(PAUSE)
-        alone = load.at_rate(service, "/api/profile", self._token, rate, seconds)
+        alone = load.at_rate(f"{service}/api/profile", self._token, rate, seconds)
         with Beside(service, self._logins, seconds) as storm:
-            kept = load.at_rate(service, "/api/profile", self._token, rate, seconds)
+            kept = load.at_rate(f"{service}/api/profile", self._token, rate, seconds)
         self._plots.storm[self._name] = alone, kept
         yield from self._storm_figures(rate, alone, kept, storm, floor)
 
@@ -222,7 +224,8 @@ class Beside:
     def __enter__(self) -> "Beside":
         command = [sys.executable, "-m", "bench.storm", *self._arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(0.5)
+        # What starting it costs is not the storm's.
+        cast("IO[str]", self._process.stdout).readline()
         return self
 
     def __exit__(self, *_: object) -> None:

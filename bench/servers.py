@@ -89,7 +89,7 @@ class Bench:
         """One of the floors, under as many workers and threads."""
         port = free_port()
         environment = {"BENCH_DATABASE": self.database, "BENCH_SERVICE": self.address}
-        options = ["-c", "/dev/null", "-b", f"127.0.0.1:{port}", "-k", "gthread", "--threads", str(THREADS)]
+        options = ["-c", "bench/floor_workers.py", "-b", f"127.0.0.1:{port}", "--threads", str(THREADS)]
         command = [*options, "-w", str(WORKERS), "--log-level", "error", f"bench.floors:{name}()"]
         with _running(command, self._environment() | environment, f"http://127.0.0.1:{port}/"):
             yield f"http://127.0.0.1:{port}"

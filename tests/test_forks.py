@@ -3,15 +3,17 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -65,6 +67,20 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_hash_leaves_no_lock(start: S
     assert post(address, "/auth/login", who).status == 200
 
 
+def test_who_wakes_first_leaves_connections_to_the_others(start: Start, redis: str) -> None:
+    address, master = start(WEB_CONCURRENCY="2", MFA_REDIS_URL=redis)
+    await_both(address, master)
+    sleeper = workers_of(master)[0]
+    os.kill(sleeper, signal.SIGSTOP)
+
+    def wake() -> None:
+        time.sleep(0.1)  # enough to take all of them
+        os.kill(sleeper, signal.SIGCONT)
+
+    shares = shares_of(address, master, connections=300, meanwhile=wake)
+    assert min(shares) >= 20, shares
+
+
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -89,6 +105,50 @@ def start(config: dict[str, Any]) -> Iterator[Start]:
 
 def workers_of(master: "subprocess.Popen[bytes]") -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()]
+
+
+def await_both(address: str, master: "subprocess.Popen[bytes]") -> None:
+    """Until each worker has taken a connection: until then one of them may still be loading the app."""
+    deadline = time.monotonic() + 30
+    while len(shares := shares_of(address, master, connections=8)) < 2 or not min(shares):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def shares_of(
+    address: str, master: "subprocess.Popen[bytes]", connections: int, meanwhile: Callable[[], object] = bool
+) -> list[int]:
+    """How many of so many connections, opened at once and kept, each worker has taken."""
+    url = urlsplit(address)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(connections)]
+        for connection in opened:
+            connection.setblocking(False)
+            connection.connect_ex((url.hostname, url.port))
+        meanwhile()
+        for connection in opened:
+            connection.settimeout(20)
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for connection in opened:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        theirs = {inode_of(url.port, connection.getsockname()[1]) for connection in opened}
+        return [len(theirs & sockets_of(pid)) for pid in workers_of(master)]
+
+
+def inode_of(port: int | None, client_port: int) -> str:
+    """The server's end of a connection, as the kernel numbers it (proc(5), /proc/net/tcp)."""
+    ends = f":{port:04X}", f":{client_port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [inode] = [row[9] for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
+    return f"socket:[{inode}]"
+
+
+def sockets_of(pid: int) -> set[str]:
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(path))
+    return found
 
 
 def threads_of(pid: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Logs as JSON lines on standard error: one for each audit event, and whatever else goes wrong."""
 
+import functools
 import json
 import logging
 import select
@@ -25,7 +26,7 @@ _PIECE = 4096
 
 class _RequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if has_request_context():
+        if not hasattr(record, _READY) and has_request_context():
             record.requestId = request_id()
         return True
 
@@ -130,24 +131,26 @@ def log_requests(app: Flask) -> None:
         g.mfa_log_began = time.perf_counter()
 
     def write(response: Response) -> Response:
-        took = time.perf_counter() - g.get("mfa_log_began", time.perf_counter())
-        fields = {
-            "time": time.strftime(_TIME, time.gmtime()),
-            "level": "INFO",
-            "logger": logger.name,
-            "message": "request",
-            "requestId": request_id(),
-            "method": request.method[:16],
-            "path": request.path[:256] if request.url_rule else None,
-            "status": response.status_code,
-            "seconds": round(took, 6),
-            "address": request.remote_addr,
-        }
-        logger.info("request", extra={_READY: json.dumps(fields)})
+        if logger.isEnabledFor(logging.INFO):
+            took = time.perf_counter() - g.get("mfa_log_began", time.perf_counter())
+            path = request.path[:256] if request.url_rule else None
+            record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "request", None, None)
+            record.mfa_line = (
+                f'{{"time": "{_written(int(time.time()))}", "level": "INFO", "logger": "{logger.name}", '
+                f'"message": "request", "requestId": "{request_id()}", "method": {json.dumps(request.method[:16])}, '
+                f'"path": {json.dumps(path)}, "status": {response.status_code}, "seconds": {took:.6f}, '
+                f'"address": {json.dumps(request.remote_addr)}}}'
+            )
+            logger.handle(record)
         return response
 
     app.before_request(begin)
     app.after_request(write)
+
+
+@functools.lru_cache(1)
+def _written(seconds: int) -> str:
+    return time.strftime(_TIME, time.gmtime(seconds))
 
 
 def log_events(audit: Audit) -> None:

@@ -7,8 +7,8 @@ as a GET. HSTS is sent always, as helmet does; browsers heed it over https only.
 import functools
 import logging
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
@@ -17,6 +17,9 @@ from flask_talisman import Talisman
 from mfa_service.config import Settings
 from mfa_service.errors import BadRequest, ForeignOrigin
 from mfa_service.web import services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +50,8 @@ _ORIGIN_HEADERS = (
 #: What Talisman sends in our own app, and what is there in a host's that has none.
 _TALISMANS = (("Referrer-Policy", "no-referrer"), ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"))
 _POLICY_OF_VIEW = "mfa_content_security_policy"
+#: Where in the WSGI environment an answer's headers wait to be sent.
+_CHOSEN = "mfa_service.headers"
 _CORS_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
@@ -58,7 +63,8 @@ _CORS_HEADERS = {
 def install(app: Flask, settings: Settings) -> None:
     """Put the headers on every answer of an app that is ours alone."""
     app.before_request(lambda: _ensure_known_host(settings.hosts))
-    app.after_request(_add_own_headers)
+    app.after_request(_choose_headers)
+    app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if settings.cors_origins:
         _allow_origins(app, frozenset(settings.cors_origins))
 
@@ -108,11 +114,22 @@ def _parsed(policy: str) -> dict[str, str]:
     return dict(directive.split(" ", 1) for directive in policy.split("; "))
 
 
-def _add_own_headers(response: Response) -> Response:
+def _choose_headers(response: Response) -> Response:
     response.headers.setdefault("Cache-Control", "no-store")
-    # Appended, not set: nobody else sends these, and looking for each of them on each answer takes its time.
-    response.headers.extend(_headers_with(_current_policy()))
+    request.environ[_CHOSEN] = _headers_with(_current_policy())
     return response
+
+
+def _with_headers(application: "WSGIApplication") -> "WSGIApplication":
+    """Send what was chosen for an answer. Werkzeug would look at each of these headers, and again as it copies them."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+            return start_response(status, [*headers, *environ.get(_CHOSEN, ())], *exc_info)
+
+        return application(environ, start)
+
+    return answer
 
 
 @functools.cache
