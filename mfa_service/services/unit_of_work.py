@@ -35,8 +35,13 @@ _FIRST_REST, _LONGEST_REST = 0.005, 0.2
 LONGEST_SECONDS = 30
 #: SQLSTATE of a serialization failure and of a deadlock; CockroachDB and YugabyteDB answer the first one, too.
 _COLLISIONS = ("40001", "40P01")
-#: The same, and the beginning of the message, of a statement whose plan was made before a migration.
-_PLAN_OUTDATED = "0A000", "cached plan must not change"
+#: The same, and the beginning of the message, of a statement whose plan was made before a migration, and of one whose
+#: plan somebody has thrown away or left behind, as poolers do.
+_PLAN_OUTDATED = {
+    "0A000": "cached plan must not change",
+    "26000": "prepared statement",
+    "42P05": "prepared statement",
+}
 #: SQLSTATE of a table or a column that is missing.
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a database that takes no changes, and of one that is full.
@@ -143,8 +148,8 @@ def _commit(session: Session) -> None:
 
 
 def _has_outdated_plan(error: SQLAlchemyError) -> bool:
-    state, message = _PLAN_OUTDATED
-    return _sqlstate(error) == state and cause(error).startswith(message)
+    beginning = _PLAN_OUTDATED.get(_sqlstate(error) or "")
+    return beginning is not None and cause(error).startswith(beginning)
 
 
 def _was_dead(error: SQLAlchemyError) -> bool:

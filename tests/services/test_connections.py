@@ -34,6 +34,14 @@ def test_a_plan_from_before_a_migration_is_made_anew(served: Services, other: En
     assert look(served) == [("early",)]
 
 
+def test_plans_that_somebody_threw_away_are_made_anew(served: Services) -> None:
+    # As a pooler does that hands a connection on; in a block and without a transaction, or the driver would see it.
+    look(served, 6)
+    with served.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"))
+    assert look(served) == [("early",)]
+
+
 @pytest.mark.parametrize("idle_seconds", [0, 1.1])
 def test_a_connection_that_was_closed_meanwhile_is_replaced(
     served: Services, other: Engine, idle_seconds: float
