@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from mfa_service.services import Services, schema
 from mfa_service.services.audit import ClientInfo
 from tests.conftest import ROOT, Clock
 from tests.factories import PASSWORD
+
+ON_POSTGRESQL = pytest.mark.parametrize(
+    "engine", [pytest.param("postgresql", marks=pytest.mark.services)], indirect=True
+)
 
 
 def test_the_newest_revision_equals_the_models(engine: Engine) -> None:
@@ -68,6 +74,41 @@ def test_of_replicas_that_start_together_one_migrates_and_all_go_on(engine: Engi
     told = [process.communicate(timeout=60)[0].decode() for process in started]
     assert [process.returncode for process in started] == [0] * 4, told
     assert schema.find_current(engine) == schema.newest()
+
+
+@ON_POSTGRESQL
+def test_a_migration_that_can_not_have_its_table_steps_aside_for_the_service_and_tries_again(engine: Engine) -> None:
+    schema.upgrade(engine, "0003")
+    other = create_engine(engine.url)
+    with other.connect() as writing, ThreadPoolExecutor(1) as pool:
+        writing.exec_driver_sql("LOCK TABLE mfa_secrets IN ROW EXCLUSIVE MODE")  # as a write does, until its commit
+        migrating = pool.submit(schema.upgrade, engine)
+        time.sleep(1)
+        began = time.monotonic()
+        with other.begin() as request:
+            request.exec_driver_sql("LOCK TABLE mfa_secrets IN ROW EXCLUSIVE MODE")
+        assert time.monotonic() - began < 5  # what a request waits for a lock
+        writing.rollback()
+        migrating.result()
+    other.dispose()
+    assert schema.find_current(engine) == schema.newest()
+
+
+@ON_POSTGRESQL
+def test_a_table_that_is_never_let_go_is_named_as_the_reason(engine: Engine, tmp_path: Path) -> None:
+    schema.upgrade(engine, "0003")
+    command = [sys.executable, "-m", "flask", "mfa", "upgrade"]
+    url = engine.url.render_as_string(hide_password=False)
+    environment = os.environ | {"MFA_DATABASE_URL": url, "MFA_INSTANCE": str(tmp_path)}
+    with engine.connect() as writing:
+        writing.exec_driver_sql("LOCK TABLE mfa_secrets IN ROW EXCLUSIVE MODE")
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert told.returncode == 1
+    assert told.stderr == (
+        "error: the database says 'canceling statement due to lock timeout':"
+        " somebody else writes, and does not commit\n"
+    )
+    assert schema.find_current(engine) == "0003"
 
 
 def test_a_host_keeps_its_own_version_table_and_tables(engine: Engine) -> None:

@@ -28,7 +28,7 @@ from mfa_service.services import Services
 from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.database import engine_of_command
-from mfa_service.services.unit_of_work import cause
+from mfa_service.services.unit_of_work import cause, hint
 from mfa_service.web import EXTENSION
 
 
@@ -60,8 +60,13 @@ def _problems(error: Exception) -> list[str]:
         return ["the database is locked, full, read-only or not migrated: see above, and `flask mfa doctor`"]
     if isinstance(error, MFAError):
         return [f"{error.message}: {error.reasons}" if error.reasons else error.message]
-    where = "MFA_DATABASE_URL says where it is looked for"
-    return [f"the database can't be reached ({cause(error)}); {where}"] if isinstance(error, SQLAlchemyError) else []
+    return [_problem_of_database(error)] if isinstance(error, SQLAlchemyError) else []
+
+
+def _problem_of_database(error: SQLAlchemyError) -> str:
+    if hint(error):
+        return f"the database says {cause(error)!r}{hint(error)}"
+    return f"the database can't be reached ({cause(error)}); MFA_DATABASE_URL says where it is looked for"
 
 
 def find_host() -> Mount | None:

@@ -3,7 +3,8 @@
 The scripts are the top-level `migrations/` of the repository, shipped as the package `mfa_service.migrations`.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,24 +15,39 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
-from mfa_service.services.unit_of_work import WRITES
+from mfa_service.services.unit_of_work import LOCK_NOT_AVAILABLE, WRITES, sqlstate
 
 VERSION_TABLE = "mfa_alembic_version"
 #: Any number that nobody else uses for an advisory lock of PostgreSQL: the bytes of "mfa".
 _LOCK = 0x6D6661
+#: How long a step waits for a table, in seconds, and how often all of it is tried. Whoever comes meanwhile waits behind
+#: it, and a request of the service gives up after five.
+_PATIENCE, _TRIES = 3, 5
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to `revision`."""
-    with _migrating(engine) as connection:
-        command.upgrade(_config(connection=connection), revision)
+    """Bring the tables to `revision`. Raises OperationalError, with nothing changed, where a table is never let go."""
+    _migrate(engine, command.upgrade, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take the tables back to `revision`, or to `base`: no tables at all."""
-    with _migrating(engine) as connection:
-        command.downgrade(_config(connection=connection), revision)
+    """Take the tables back to `revision`, or to `base`: no tables at all. Raises as `upgrade` does."""
+    _migrate(engine, command.downgrade, revision)
+
+
+def _migrate(engine: Engine, steps: Callable[[Config, str], None], revision: str) -> None:
+    for tries in range(1, _TRIES + 1):
+        try:
+            with _migrating(engine) as connection:
+                steps(_config(connection=connection), revision)
+        except OperationalError as error:
+            if tries == _TRIES or sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
+            time.sleep(_PATIENCE)  # those who have queued up behind us go first
+        else:
+            return
 
 
 @contextmanager
@@ -54,6 +70,7 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
                     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                     # Of replicas that start together one migrates; the others wait, and find it done.
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}s'")
                 yield connection
                 if is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise RuntimeError("the migration broke a reference: nothing was changed")

@@ -46,6 +46,8 @@ _PLAN_OUTDATED = {
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a database that takes no changes, and of one that is full.
 _OUT_OF_ORDER = (*_NOT_MIGRATED, "25006", "53100", "53200", "53300")
+#: The same, of somebody who has waited for a lock for as long as he may.
+LOCK_NOT_AVAILABLE = "55P03"
 #: Execution options of a connection: whether its transaction is going to write, and that it runs single statements.
 WRITES, SINGLE = "mfa_writes", "mfa_single"
 
@@ -106,7 +108,7 @@ class UnitOfWork:
         raise AssertionError("the last try returns or raises")
 
     def _is_worth_a_try(self, error: SQLAlchemyError, tries: int) -> bool:
-        if _sqlstate(error) in _COLLISIONS:
+        if sqlstate(error) in _COLLISIONS:
             return True
         if _has_outdated_plan(error):
             self._single.dispose()  # plans are kept by connections
@@ -148,7 +150,7 @@ def _commit(session: Session) -> None:
 
 
 def _has_outdated_plan(error: SQLAlchemyError) -> bool:
-    beginning = _PLAN_OUTDATED.get(_sqlstate(error) or "")
+    beginning = _PLAN_OUTDATED.get(sqlstate(error) or "")
     return beginning is not None and cause(error).startswith(beginning)
 
 
@@ -164,10 +166,11 @@ def _rest(tries: int) -> None:
 
 def _is_out_of_order(error: SQLAlchemyError) -> bool:
     """Whether the database is down, locked, full, out of connections, or not migrated: no bug of ours."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or _sqlstate(error) in _OUT_OF_ORDER
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout) or sqlstate(error) in _OUT_OF_ORDER
 
 
-def _sqlstate(error: SQLAlchemyError) -> str | None:
+def sqlstate(error: SQLAlchemyError) -> str | None:
+    """PostgreSQL's code of what went wrong (its appendix A); None on SQLite."""
     driver_error = getattr(error, "orig", None)
     # psycopg 3 says sqlstate, psycopg 2, which a host may use, pgcode.
     return getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
@@ -180,11 +183,12 @@ def cause(error: SQLAlchemyError) -> str:
 
 def hint(error: SQLAlchemyError) -> str:
     """What an operator can do about it, where that is plain."""
-    if _sqlstate(error) in _NOT_MIGRATED or "no such table" in cause(error) or "no such column" in cause(error):
+    if sqlstate(error) in _NOT_MIGRATED or "no such table" in cause(error) or "no such column" in cause(error):
         return ": run `flask mfa upgrade`"
     if "unsupported startup parameter" in cause(error):
         return ": PgBouncer has to be told `ignore_startup_parameters = options`"
-    return ": somebody else writes, and does not commit" if "database is locked" in cause(error) else ""
+    is_held = sqlstate(error) == LOCK_NOT_AVAILABLE or "database is locked" in cause(error)
+    return ": somebody else writes, and does not commit" if is_held else ""
 
 
 def _outcome(work: Callable[[], R]) -> R | MFAError:
