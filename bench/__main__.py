@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import report
 from bench.figures import FULL, QUICK, Effort, Figure, Measures, Plots, of_growth
+from bench.replicas import of_replicas
 from bench.servers import Bench, postgresql, redis
 
 
@@ -38,6 +39,8 @@ def _figures(effort: Effort, plots: Plots) -> Iterator[Figure]:
         for name, database in databases.items():
             # Nobody seals millions of events that were never sealed: the sealer would be at it all the while.
             bench = Bench(folder / name, database, store, MFA_SEAL_SECONDS="0")
+            if name == "PostgreSQL":
+                yield from of_replicas(bench)
             yield from of_growth(bench, name, effort, plots)
 
 

@@ -42,7 +42,7 @@ class Bench:
     """An instance folder, a database and a Redis; and whatever serves on them."""
 
     def __init__(self, folder: Path, database: str, redis: str, **settings: str) -> None:
-        self.folder, self.database, self.port = folder, database, free_port()
+        self.folder, self.database, self.redis, self.port = folder, database, redis, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.settings = {
             "MFA_INSTANCE": str(folder),
@@ -72,11 +72,12 @@ class Bench:
         made.close()
 
     @contextmanager
-    def service(self) -> Iterator[str]:
+    def service(self, port: int | None = None) -> Iterator[str]:
         """The service under gunicorn, with everything on: session check, metrics, access log."""
-        environment = {"PORT": str(self.port), "WEB_CONCURRENCY": str(WORKERS)}
-        with _running(["wsgi:app"], self._environment() | environment, f"{self.address}/healthz"):
-            yield self.address
+        address = f"http://127.0.0.1:{port or self.port}"
+        environment = {"PORT": str(port or self.port), "WEB_CONCURRENCY": str(WORKERS)}
+        with _running(["wsgi:app"], self._environment() | environment, f"{address}/healthz"):
+            yield address
 
     def seconds_to_start(self) -> float:
         """From exec to the first answer, of a service whose database is migrated."""
