@@ -125,6 +125,13 @@ def at_rate(url: str, token: str, rate: float, seconds: float, connections: int 
     return answers
 
 
+def ticks() -> tuple[int, int]:
+    """How long all cores have been idle since the start, and how long they have been there (proc(5), /proc/stat)."""
+    with open("/proc/stat") as file:
+        counted = [int(each) for each in file.readline().split()[1:9]]
+    return counted[3] + counted[4], sum(counted)
+
+
 def logins(address: str, people: list[tuple[str, str]], seconds: float, connections: int) -> Answers:
     """Nothing but logins, one after another on each connection; a 503 waits for as long as it says."""
     answers, began = Answers(), time.monotonic()
