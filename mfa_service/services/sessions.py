@@ -8,7 +8,7 @@ one means that somebody has a copy, and ends the session (RFC 9700 section 4.14.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select, update
@@ -102,6 +102,7 @@ class Sessions:
         self._now = now
         self._lifetime = timedelta(seconds=seconds)
         self._idle = timedelta(seconds=idle_seconds)
+        self._touches_from = datetime.min.replace(tzinfo=UTC)
 
     def open(self, user_id: str, amr: tuple[str, ...], client: ClientInfo, *, step: str = AUTHENTICATED) -> Grant:
         """Start a session. Its id is never the client's to choose."""
@@ -168,10 +169,13 @@ class Sessions:
         return seen_at <= self._now() - timedelta(seconds=SEEN_SECONDS)
 
     def _touch(self, which: ColumnElement[bool], **times: datetime) -> None:
+        if self._now() < self._touches_from:
+            return
         try:
             self._write_seen(which, times)
         except Unavailable:
-            return  # a database that can only be read is no reason to turn somebody away
+            # A database that can only be read is no reason to turn somebody away, nor to wait for it each time.
+            self._touches_from = self._now() + timedelta(seconds=SEEN_SECONDS)
 
     @unit_of_work
     def _write_seen(self, which: ColumnElement[bool], times: dict[str, datetime]) -> None:

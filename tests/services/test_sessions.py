@@ -184,6 +184,17 @@ def test_a_database_that_can_only_be_read_turns_nobody_away(
     assert seen_at(rows) == before
 
 
+def test_a_database_that_can_only_be_read_is_asked_to_write_once_a_minute(
+    services: Services, identity: Identity, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.advance(3600)
+    with another(services, database_url=read_only(services.settings.database)) as replica:
+        for seconds in (0, 1, 58, 1):
+            clock.advance(seconds)
+            assert replica.sessions.find_account(identity)
+    assert len([record for record in caplog.records if "out of order" in record.message]) == 2
+
+
 # ── lists ────────────────────────────────────────────────────────────────────────────────────────
 
 
