@@ -5,6 +5,8 @@ machine. A goal that is missed stands in the report as missed.
 """
 
 import argparse
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,11 +17,16 @@ from bench.figures import FULL, QUICK, Effort, Figure, Measures, Plots, of_growt
 from bench.replicas import of_replicas
 from bench.servers import Bench, postgresql, redis
 
+#: What asks: as fast as it goes, and at a fixed rate.
+PROGRAMS = ("wrk", "hey")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in some minutes, with less certainty and fewer rows")
     effort = QUICK if parser.parse_args().quick else FULL
+    if missing := [program for program in PROGRAMS if not shutil.which(program)]:
+        sys.exit(f"make bench needs {' and '.join(missing)}: apt-get install {' '.join(missing)}")
     figures, plots = [], Plots()
     for figure in _figures(effort, plots):
         print(f"{figure.what}: {figure.measured} ({figure.goal})", flush=True)
