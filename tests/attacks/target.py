@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -120,6 +120,8 @@ class Target:
     inside: Inside | None = None
     #: The same service past the proxy.
     direct: "Target | None" = None
+    #: The same proxy, come to over IPv6.
+    over_ipv6: "Target | None" = None
     offset: float = 0.0
     #: What runs there, with versions, as far as it is known.
     software: list[str] = field(default_factory=list)
@@ -263,7 +265,8 @@ class Target:
         name, page = person.name.casefold(), {"next": ""}
         while page.get("next") is not None:
             page = self.get(
-                f"/api/admin/users?q={name}&cursor={page['next']}".removesuffix("&cursor="), self.admin()
+                f"/api/admin/users?q={quote(name, safe='')}&cursor={page['next']}".removesuffix("&cursor="),
+                self.admin(),
             ).json
             for item in page["items"]:
                 if item["username"].casefold() == name:
@@ -365,6 +368,16 @@ class Person:
             time.sleep(1.1 if number == 5 else 0)
             assert self.step_up(self.wrong()).status == 401
         return time.monotonic() + 2
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can come to itself over IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def read(connection: socket.socket, started: float, method: str = "GET") -> Answer:

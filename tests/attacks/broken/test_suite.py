@@ -9,8 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import segno
 
-from tests.attacks import jws
+from tests.attacks import jws, qr
 from tests.attacks.broken.test_broken import GUNICORN, THREADS, started
 from tests.attacks.report import short, shown
 from tests.attacks.target import Answer, Call, Target, redacted
@@ -130,6 +131,15 @@ def test_the_phone_shows_what_oathtool_shows() -> None:
     for now in (0, 29, 1_700_000_000, 2**32 + 59):
         command = [program("oathtool"), "--totp", "-b", f"--now=@{now}", secret]
         assert subprocess.check_output(command, text=True).strip() == totp(decoded(secret), now // 30)
+
+
+@pytest.mark.parametrize("level", "lmqh")
+def test_it_reads_the_pictures_of_everybody(level: str) -> None:
+    for version in (1, 2, 6, 7, 9, 10, 13, 14, 20):
+        for mask in (version % 8, (version + 3) % 8):
+            text = "otpauth://totp/é?%&="[: 6 if version < 3 else 20] * (1 if version < 13 else 4)
+            made = segno.make_qr(text, level, version, mode="byte", mask=mask, encoding="utf-8", boost_error=False)
+            assert qr.read(made.png_data_uri(scale=3 + mask, border=4)) == text
 
 
 def test_its_keys_are_those_of_everybody() -> None:
