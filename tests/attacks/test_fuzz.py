@@ -383,6 +383,7 @@ def test_no_id_breaks_it(target: Target) -> None:
     needs=("admin",),
 )
 def test_no_id_of_an_administrator_breaks_it(target: Target) -> None:
+    target.id_of(target.newcomer())  # an administrator's token that is too old is no failure
     for text in IDS:
         for path in (
             *(f"users/{text}", f"users?q={text}", f"users?cursor={text}&role={text}&mfa={text}"),
