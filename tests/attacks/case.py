@@ -9,6 +9,7 @@
    `weak("codes_again")` at the place of one check.
 
 `broken/test_broken.py` then runs the case twice: without the weakness it has to hold, with it, it has to say broken.
+Name it at its promise in docs/threat-model.md as well. A case should take less than ten seconds.
 `needs` says what a target must offer (see `Target.offers`); where it does not, the case is listed as not run.
 """
 

@@ -190,7 +190,7 @@ def test_no_answer_holds_a_secret(target: Target) -> None:
     for answer in found:
         assert answer.status == 200
         assert not [secret for secret in secrets_of if secret in answer.text]
-        assert not re.search(r"\$2[aby]\$|otpauth:|secret", answer.text, re.IGNORECASE), answer.text[:80]
+        assert not re.search(r'\$2[aby]\$|otpauth:|"\w*secret\w*":', answer.text), answer.text[:80]
 
 
 @case(
