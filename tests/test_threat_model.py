@@ -34,6 +34,11 @@ def test_every_case_of_the_attack_suite_belongs_to_one_promise() -> None:
     assert {f"T{number}" for number in range(1, 51)} <= set(named)
 
 
+def test_the_page_about_attacks_names_every_case() -> None:
+    named = {case for _, cases in table("docs/attacks.md", "What is attacked") for case in cases.split()}
+    assert named == set(CASES)
+
+
 def test_every_table_of_the_database_is_an_asset() -> None:
     named = re.findall(r"`(mfa_\w+)`", " ".join(row[2] for row in table(PAGE, "What there is to lose")))
     assert sorted(set(named)) == sorted(Base.metadata.tables)

@@ -544,7 +544,7 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 user = state.last_user
             if admin and "admin" not in user.roles and not weak("admin_open"):
                 raise Refused(403, "role_required")
-            if fresh or admin:
+            if fresh or (admin and not weak("admin_by_device")):
                 recent(session)
             if limited:
                 count(view.__name__)
@@ -1200,6 +1200,8 @@ def change_user(user: User, session: Session, id_: str) -> Any:
     if weak("crash_on_admin_types") and not isinstance(given.get("disabled", True), bool):
         raise RuntimeError
     found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
+    roles = given.get("roles", found.roles)
+    found.roles = roles if isinstance(roles, list) else found.roles
     return jsonify({"id": id_})
 
 
