@@ -56,7 +56,7 @@ def test_every_route_that_is_named_exists(app: Flask) -> None:
     probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     assert probes == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
     named = set(probes.values()) | set(re.findall(r"http://127\.0\.0\.1:8000(/\w+)", text("Dockerfile")))
-    named |= set(re.findall(r"location (?:= |\^~ )(/\S+)", text("nginx/service.conf")))
+    named |= set(re.findall(r"location (?:= |\^~ )(/(?!_mfa/)\S+)", text("nginx/service.conf")))
     assert named <= routes
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import socket
 import ssl
 import subprocess
@@ -172,6 +173,75 @@ def test_headers_over_the_limit_do_not_reach_a_replica(idle: Stack) -> None:
         answer = idle.raw(b"GET /healthz HTTP/1.1\r\nHost: auth.example\r\nConnection: close\r\n" + headers + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 400 ")
     assert {line["replica"] for line in idle.log} == {""}
+
+
+#: What nginx refuses by itself: status, code, and the request.
+REFUSED = {
+    "no request at all": (400, "bad_request", b"nonsense\r\n\r\n"),
+    "another host": (400, "bad_request", b"GET /healthz HTTP/1.1\r\nHost: a, b\r\n\r\n"),
+    "no length": (400, "bad_request", b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Length: x\r\n\r\n"),
+    "two lengths": (
+        *(400, "bad_request"),
+        b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ),
+    "a long header": (400, "bad_request", b"GET / HTTP/1.1\r\nHost: auth.example\r\nA: " + b"x" * 9000 + b"\r\n\r\n"),
+    "TRACE": (405, "method_not_allowed", b"TRACE /healthz HTTP/1.1\r\nHost: auth.example\r\n\r\n"),
+    "a long body": (
+        *(413, "payload_too_large"),
+        b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Length: 65537\r\n\r\n",
+    ),
+    "a long address": (414, "bad_request", b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: auth.example\r\n\r\n"),
+    "strange chunks": (
+        *(501, "bad_request"),
+        b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nTransfer-Encoding: gzip\r\n\r\n",
+    ),
+    "another version": (505, "bad_request", b"GET /healthz HTTP/3.7\r\nHost: auth.example\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_nginx_refuses_has_the_form_of_what_the_service_refuses(idle: Stack, what: str) -> None:
+    status, code, request = REFUSED[what]
+    refusal = parsed(idle.raw(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")))
+    assert (refusal.status, refusal.json["code"]) == (status, code)
+    assert refusal.json["error"]
+    assert refusal.headers["Content-Type"] == "application/json"
+    assert refusal.headers.get_all("Cache-Control") == ["no-store"]
+    assert all(refusal.headers[name] for name in HELMET)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_who_says_no_name_or_speaks_no_tls_gets_that_form_too(idle: Stack, is_plain: bool) -> None:
+    connection = socket.create_connection(("127.0.0.1", idle.port), timeout=10) if is_plain else idle.connect()
+    with connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        refusal = parsed(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert (refusal.status, refusal.json["code"]) == (400, "bad_request")
+    assert refusal.headers.get_all("Cache-Control") == ["no-store"]
+    assert refusal.headers["Server"] == "nginx", "without its version"
+
+
+def test_too_many_connections_are_told_when_to_come_back(idle: Stack) -> None:
+    # nginx counts a connection from the moment its header is there: each of these waits with its body.
+    head = b"POST /auth/login HTTP/1.1\r\nHost: auth.example\r\nContent-Length: 9\r\n\r\n"
+    with contextlib.ExitStack() as waiting:
+        for _ in range(100):
+            waiting.enter_context(idle.connect()).sendall(head)
+
+        def is_one_too_many() -> bool:
+            refusal = idle.call("GET", "/healthz")
+            return (refusal.status, refusal.json.get("code")) == (429, "too_many_attempts")
+
+        assert within(5, is_one_too_many)
+        refusal = idle.call("GET", "/healthz")
+        assert int(refusal.headers["Retry-After"]) == refusal.json["retryAfter"]
+        assert refusal.headers.get_all("Cache-Control") == ["no-store"]
+
+
+def parsed(answered: bytes) -> Reply:
+    head, _, content = answered.partition(b"\r\n\r\n")
+    line, _, headers = head.partition(b"\r\n")
+    return Reply(int(line.split()[1]), http.client.parse_headers(io.BytesIO(headers + b"\r\n\r\n")), content.decode())
 
 
 @pytest.mark.faults("R8")

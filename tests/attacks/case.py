@@ -9,6 +9,7 @@
    `weak("codes_again")` at the place of one check.
 
 `broken/test_broken.py` then runs the case twice: without the weakness it has to hold, with it, it has to say broken.
+Name it at its promise in docs/threat-model.md as well. A case should take less than ten seconds.
 `needs` says what a target must offer (see `Target.offers`); where it does not, the case is listed as not run.
 """
 
@@ -27,7 +28,9 @@ NEEDS = {
     "clock": "needs the service's clock: only on a stack of the suite's own",
     "database": "needs the database: only on a stack of the suite's own",
     "direct": "needs a way round the proxy: only on a stack of the suite's own",
+    "ipv6": "needs a proxy that listens on ::1, too: only on a stack of the suite's own, on a machine with IPv6",
     "key": "needs the signing key: only on a stack of the suite's own",
+    "limits": "is about limits as they are by default, and those of this target are raised (--raised-limits)",
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",

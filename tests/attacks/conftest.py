@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shlex
 import socket
+import subprocess
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.attacks import report
 from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
 from tests.attacks.stacks import OFFERS, TITLES, serve, whole
 from tests.attacks.target import Target
+from tests.conftest import ROOT
 
 RESULTS = pytest.StashKey[list[Result]]()
 LEFT = pytest.StashKey[list[str]]()
@@ -29,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--ca", default="", help="a file of certificates to trust")
     group.addoption("--admin-token", default=os.environ.get("ATTACK_ADMIN_TOKEN", ""), help="or ATTACK_ADMIN_TOKEN")
     group.addoption("--rate", type=float, help="requests a second, at most (20; on loopback 1000)")
+    group.addoption("--raised-limits", action="store_true", help="the target's limits are not the default ones")
     group.addoption("--window", type=int, default=2, help="the target's MFA_TOTP_WINDOW")
     group.addoption("--report", help="write the report here as Markdown, and beside it as JUnit XML")
 
@@ -41,6 +45,7 @@ def offers(config: pytest.Config, name: str) -> frozenset[str]:
     if name in OFFERS:
         return OFFERS[name]
     found = {"admin"} if config.getoption("--admin-token") else set()
+    found |= {"limits"} if not config.getoption("--raised-limits") else set()
     return frozenset(found | ({"addresses"} if has_addresses(connect_to(config)) else set()))
 
 
@@ -127,6 +132,7 @@ def target_of(config: pytest.Config) -> Target:
 @pytest.fixture
 def target(deployment: Target) -> Iterator[Target]:
     deployment.exchanges.clear()
+    deployment.waited = 0.0
     yield deployment
     if deployment.offset:
         deployment.move(0)
@@ -143,7 +149,8 @@ def pytest_runtest_makereport(
         why = "" if call.excinfo is None else str(call.excinfo.value).splitlines()[0]
         target: Target | None = getattr(item, "funcargs", {}).get("target")
         last = target.exchanges[-1] if target and target.exchanges else None
-        result = Result(name, case, verdict, why, call.duration, report.shown(last))
+        own = max(0.0, call.duration - (target.waited if target else 0.0))
+        result = Result(name, case, verdict, why, own, report.shown(last))
         item.config.stash[RESULTS].append(result)
     return made
 
@@ -151,13 +158,41 @@ def pytest_runtest_makereport(
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results, path = session.config.stash[RESULTS], session.config.getoption("--report", default=None)
     if path and results:
-        today = datetime.now(UTC).date().isoformat()
         titles = TITLES | {"target": str(session.config.getoption("--target"))}
-        written = report.markdown(
-            results, [today, *dict.fromkeys(session.config.stash[SOFTWARE])], titles, session.config.stash[LEFT]
-        )
+        written = report.markdown(results, head(session.config), titles, session.config.stash[LEFT])
         Path(path).write_text(written)
         report.write_junit(results, Path(path).with_suffix(".xml"))
+    if report.too_long(results) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def head(config: pytest.Config) -> dict[str, str]:
+    """When, what and how: what a reviewer has to know before the first verdict."""
+    results = config.stash[RESULTS]
+    titles = [TITLES.get(name) or str(config.getoption("--target")) for name in names(config)]
+    return {
+        "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "suite": f"{len({result.case.number for result in results})} cases{commit()}",
+        "target": "; ".join(titles),
+        "what runs there": ", ".join(dict.fromkeys(config.stash[SOFTWARE])),
+        "how": f"`pytest {shlex.join(arguments(config))}`",
+    }
+
+
+def commit() -> str:
+    """Which state of this repository it is; nothing where it is none."""
+    command = ["git", "describe", "--always", "--tags", "--dirty"]
+    with contextlib.suppress(OSError):
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        return f", commit {said}" if said else ""
+    return ""
+
+
+def arguments(config: pytest.Config) -> list[str]:
+    """As it was called, without the token."""
+    token = config.getoption("--admin-token")
+    given = [str(each) for each in config.invocation_params.args]
+    return [each.replace(token, "…") if token else each for each in given]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -167,3 +202,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         counts = [f"{sum(each.verdict == kind for each in results)} {kind}" for kind in (HELD, BROKEN, NOT_RUN)]
         terminalreporter.section("attacks")
         terminalreporter.line(f"{cases} cases on {', '.join(names(config))}: {', '.join(counts)}")
+        terminalreporter.line(report.durations(results))
+        for text in report.too_long(results):
+            terminalreporter.line(f"too long: {text}", red=True)

@@ -10,6 +10,10 @@ from tests.attacks.target import Answer, Call, redacted
 
 HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
 _LONGEST = 300
+#: Seconds that a case should take, and those after which the run fails: a machine may be slow, but not so slow.
+LONG, TOO_LONG = 10, 30
+#: The same of all cases together.
+WHOLE_LONG, WHOLE_TOO_LONG = 600, 1800
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def shown(exchange: tuple[Call | bytes, Answer] | None) -> str:
         asked = repr(call)[2:-1]
     else:
         asked = f"{call.method} {call.path} {call.content.decode(errors='backslashreplace')}"
-        asked += f" (Bearer {call.token})" if call.token else ""
+        asked += " (Bearer …)" if call.token else ""
     told = f"{answer.status or 'closed'} {answer.text}" if answer.headers else repr(answer.content)[2:-1] or "closed"
     return "\n→ ".join(short(redacted(part)) for part in (asked, told))
 
@@ -49,11 +53,36 @@ def unmet(case: Case, offers: frozenset[str]) -> str:
     return "; ".join(NEEDS[need] for need in case.needs if need not in offers)
 
 
-def markdown(results: list[Result], versions: list[str], titles: dict[str, str], left: list[str]) -> str:
+def durations(results: list[Result]) -> str:
+    """How long it took, the slowest case, and all that took longer than they should."""
+    run = sorted((each for each in results if each.verdict != NOT_RUN), key=lambda each: -each.seconds)
+    told = [f"{each.case.number} on {each.target} {each.seconds:.1f} s" for each in run]
+    long = [text for text, each in zip(told, run, strict=True) if each.seconds > LONG]
+    over = f"over {LONG} s: {', '.join(long) or 'none'}"
+    whole = sum(each.seconds for each in run)
+    much = f" (more than {WHOLE_LONG} s)" if whole > WHOLE_LONG else ""
+    return f"{whole:.0f} s in all{much}; slowest: {told[0] if told else 'none'}; {over}"
+
+
+def too_long(results: list[Result]) -> list[str]:
+    """What took so long that no slow machine explains it."""
+    found = [f"{each.case.number} on {each.target} took {each.seconds:.0f} s" for each in results]
+    found = [text for text, each in zip(found, results, strict=True) if each.seconds > TOO_LONG]
+    whole = sum(each.seconds for each in results)
+    return found + ([f"all together took {whole:.0f} s"] if whole > WHOLE_TOO_LONG else [])
+
+
+def markdown(results: list[Result], head: dict[str, str], titles: dict[str, str], left: list[str]) -> str:
     place = {number: index for index, number in enumerate(CASES)}
     results = sorted(results, key=lambda result: (place[result.case.number], result.target != "stack"))
-    lines = ["# Attack report", "", f"{', '.join(versions)}.", ""]
-    lines += ["How the suite works and how to point it at a deployment: [attacks](attacks.md).", ""]
+    lines = [
+        "# Attack report",
+        "",
+        "How the suite works and how to point it at a deployment: [attacks](attacks.md).",
+        "",
+    ]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in head.items())]
+    lines += [f"| how long | {durations(results)} |", ""]
     targets = list(dict.fromkeys(result.target for result in results))
     lines += ["| target | held | broken | not run | seconds |", "|---|---|---|---|---|"]
     for target in targets:
@@ -65,7 +94,7 @@ def markdown(results: list[Result], versions: list[str], titles: dict[str, str],
     lines += ["| case | what must hold | " + " | ".join(targets) + " | stems from |", "|---" * (3 + len(targets)) + "|"]
     for number in dict.fromkeys(result.case.number for result in results):
         lines.append(row([result for result in results if result.case.number == number], targets))
-    return "\n".join([*lines, "", "## What showed it", "", *evidence(results)]) + "\n"
+    return "\n".join([*lines, "", *not_run(results), "## What showed it", "", *evidence(results)]) + "\n"
 
 
 def row(mine: list[Result], targets: list[str]) -> str:
@@ -75,9 +104,17 @@ def row(mine: list[Result], targets: list[str]) -> str:
     return f"| {case.number} | {case.holds} | {' | '.join(verdicts)} | {case.stems_from} |"
 
 
+def not_run(results: list[Result]) -> list[str]:
+    """What was not run, and why."""
+    mine = [result for result in results if result.verdict == NOT_RUN]
+    rows = [f"| {each.case.number} | {each.target} | {short(redacted(each.why))} |" for each in mine]
+    table = ["| case | target | why |", "|---|---|---|", *rows]
+    return ["## Not run", "", *(table if mine else ["Nothing was left out."]), ""]
+
+
 def evidence(results: list[Result]) -> list[str]:
     lines = []
-    for result in results:
+    for result in (each for each in results if each.verdict != NOT_RUN):
         what = f"{result.case.number} on {result.target}: {result.verdict}"
         why = f" ({short(redacted(result.why))})" if result.why else ""
         lines += [f"**{what}**{why}", ""]

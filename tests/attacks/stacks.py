@@ -18,12 +18,12 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from tests.attacks.jws import private_number
-from tests.attacks.target import Target
+from tests.attacks.target import Target, has_ipv6
 from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
-OWN = frozenset({"admin", "addresses", "database", "key", "logs", "policy"})
-OFFERS = {"stack": OWN | {"clock", "direct", "proxy"}, "serve": OWN}
+OWN = frozenset({"admin", "addresses", "database", "key", "limits", "logs", "policy"})
+OFFERS = {"stack": OWN | {"clock", "direct", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",
     "serve": "one fresh `make serve`: gunicorn, SQLite, everything at its default",
@@ -111,6 +111,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
     own = own_of(folder, database_of_its_own(postgresql), {**settings, "WEB_CONCURRENCY": "1"}, clock)
     replicas = [Replica(folder, own.environment, "tests.clocked:app") for _ in range(2)]
     main = site(folder, port, [replica.address for replica in replicas])
+    listen_on_ipv6(folder / "service.conf", port)
     stack = Stack(folder, port, replicas)
     own.logs += [folder / f"replica-{replica.port}.log" for replica in replicas]
     own.logs += [folder / "access.log", folder / "error.log"]
@@ -131,9 +132,17 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
             direct=past,
             software=[*own_versions(), *versions(own.engine)],
         )
+        target.over_ipv6 = Target(target.url, "stack, over IPv6", ("::1", port), ca=target.ca)
         with_administrator(target, own)
         yield target
     own.engine.dispose()
+
+
+def listen_on_ipv6(conf: Path, port: int) -> None:
+    if has_ipv6():
+        conf.write_text(
+            re.sub(rf"listen 127.0.0.1:{port} ([^;]+);", rf"\g<0> listen [::1]:{port} \1;", conf.read_text())
+        )
 
 
 def own_of(folder: Path, database: str, settings: dict[str, str], clock: Path | None = None) -> Own:

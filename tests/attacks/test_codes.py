@@ -1,10 +1,12 @@
 """Codes of the phone: once, in order, in their window, and in one spelling."""
 
 import time
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.attacks import qr
 from tests.attacks.case import case
 from tests.attacks.jws import claims_of
-from tests.attacks.target import Call, Person, Target
+from tests.attacks.target import Answer, Call, Person, Target
 from tests.attacks.totp import decoded
 
 
@@ -272,3 +274,101 @@ def test_a_key_does_not_wait_for_ever(target: Target) -> None:
     fresh = person.step_up(person.code()).json["accessToken"]
     answer = target.post("/api/mfa/totp/confirm", {"totpCode": waiting.code()}, fresh)
     assert (answer.status, answer.code) == (409, "nothing_to_confirm")
+
+
+# ── the picture ──────────────────────────────────────────────────────────────────────────────────
+
+
+def in_picture(answer: Answer) -> tuple[str, dict[str, list[str]]]:
+    """Label and parameters of the otpauth address, as a phone reads them."""
+    address = urlsplit(qr.read(answer.json["qrCode"]))
+    assert (address.scheme, address.netloc, address.fragment) == ("otpauth", "totp", "")
+    return unquote(address.path[1:]), parse_qs(address.query, keep_blank_values=True)
+
+
+@case(
+    "E3",
+    holds="the picture holds the key that is typed, once, for six digits of SHA-1 in 30 seconds",
+    stems_from="Key URI format, authenticators that ignore what is not usual",
+    broken_by="qr_other_key",
+)
+def test_the_picture_says_what_is_typed(target: Target) -> None:
+    person = target.newcomer()
+    shown = [target.post("/auth/enrol", {"tempToken": person.pending()})]
+    person.secret = shown[0].json["manualEntryKey"]
+    person.sign_in()
+    shown.append(target.post("/api/mfa/totp", {}, person.access))
+    for answer in shown:
+        label, said = in_picture(answer)
+        for name, usual in {"algorithm": "SHA1", "digits": "6", "period": "30"}.items():
+            assert said.get(name, [usual]) == [usual], f"{name} is not what every phone does"
+        assert (said["secret"], len(said["issuer"])) == ([answer.json["manualEntryKey"]], 1)
+        assert label == f"{said['issuer'][0]}:{person.name}"
+
+
+@case(
+    "E4",
+    holds="no user name reaches into the address of a key: not its label, issuer, secret or parameters",
+    stems_from="Key URI format, CWE-74",
+    broken_by="label_injection",
+)
+def test_no_name_injects_into_the_picture(target: Target) -> None:
+    hostile = (
+        "?x&secret=aaaa",
+        "&issuer=evil",
+        "%41",
+        "%3aevil",
+        "#evil",
+        "/../evil",
+        "+x",
+        "=a",
+        "%26secret=aaaa",
+        ":evil",
+    )
+    for number, text in enumerate(hostile):
+        name = f"attack-{target.run}-e4-{number}{text}"
+        body = {"username": name, "password": "analytical-engine-1843", "email": "attack@example.com"}
+        answer = target.post("/auth/register", body)
+        if answer.status == 200:
+            target.people.append(Person(target, name, body["password"]))
+            label, said = in_picture(answer)
+            assert said["secret"] == [answer.json["manualEntryKey"]], f"{name} says the secret"
+            assert len(said["issuer"]) == 1, f"{name} says an issuer"
+            assert label == f"{said['issuer'][0]}:{name}", f"{name} became {label}"
+            assert set(said) <= {"secret", "issuer", "algorithm", "digits", "period"}
+        assert answer.status in (200, 400), f"{name} answered {answer.status}"
+
+
+@case(
+    "E6",
+    holds="a key and its picture are shown by POST alone, are kept by no cache, and not shown again",
+    stems_from="GHSA-7mgc-c7pq-3rr3, ASVS 14.3.2",
+    broken_by="qr_cached",
+)
+def test_a_picture_is_kept_by_nobody(target: Target) -> None:
+    person = target.newcomer()
+    enrolled = target.post("/auth/enrol", {"tempToken": person.pending()})
+    person.secret = enrolled.json["manualEntryKey"]
+    person.sign_in()
+    for answer in (enrolled, target.post("/api/mfa/totp", {}, person.access)):
+        assert answer.json["qrCode"]
+        assert answer.get("cache-control") == "no-store"
+    for path in ("/auth/register", "/auth/enrol", "/api/mfa/totp", "/api/mfa", "/api/profile"):
+        answer = target.get(path, person.access)
+        assert "image" not in answer.text
+        assert answer.status in (200, 405)
+    assert "qrCode" not in person.verify(person.pending(), person.code()).json
+
+
+@case(
+    "F18",
+    holds="codes that are counted instead of timed (HOTP) are no codes",
+    stems_from="RFC 4226 section 7.4",
+    broken_by="counts_events",
+)
+def test_no_counted_code_is_taken(target: Target) -> None:
+    person = target.newcomer()
+    pending = person.pending()
+    for counter in range(4):
+        answer = person.verify(pending, person.code_at(counter))
+        assert answer.status == 401, f"the code of counter {counter} was accepted"

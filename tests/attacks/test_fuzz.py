@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import re
 from typing import Any
 
 from tests.attacks.case import case
-from tests.attacks.target import Target
+from tests.attacks.target import Call, Target
+from tests.attacks.test_matrix import METHODS
 
 TEXTS = (
     *(
@@ -321,3 +323,111 @@ def test_no_name_reaches_into_the_address_of_a_key(target: Target) -> None:
     body = {"password": "analytical-engine-1843", "email": "attack@example.com"}
     for name in (f"attack-{target.run}:evil", f"attack-{target.run}：evil"):
         assert target.post("/auth/register", body | {"username": name}).status == 400, f"{name} was taken"
+
+
+#: What may stand where an id or a place in a list is expected.
+IDS = (
+    *(
+        "0",
+        "-1",
+        str(2**63),
+        "9" * 40,
+        "1e400",
+        "NaN",
+        "%00",
+        "a%00b",
+        "%ff",
+        "%ed%a0%80",
+        "%F0%9F%98%80",
+        "..%2f..%2f",
+    ),
+    *(
+        "%27%20OR%201=1--",
+        "x" * 3000,
+        "%0d%0aX-Evil:1",
+        "[]",
+        "{}",
+        "%25s",
+        "null",
+        "%E2%80%AE",
+        "+",
+        "*",
+        "x&cursor=y",
+    ),
+)
+
+
+@case(
+    "N8",
+    holds="no id and no cursor makes the service fail",
+    stems_from="OverflowError of SQLite, ASVS 2.2.1",
+    broken_by="crash_on_ids",
+)
+def test_no_id_breaks_it(target: Target) -> None:
+    person = target.person()
+    for text in IDS:
+        calls = [Call("DELETE", f"/api/{of}/{text}", None, person.access) for of in ("sessions", "devices")]
+        calls += [Call("GET", f"/api/{of}?cursor={text}", None, person.access) for of in ("activity", "sessions")]
+        for call in calls:
+            answer = target.send(call)
+            assert answer.status in (200, 400, 404, 405, 414), f"{call.path[:60]} answered {answer.status}"
+            assert not answer.get("x-evil")
+    assert person.profile().status == 200
+
+
+@case(
+    "N8b",
+    holds="nor in the hands of an administrator",
+    stems_from="OverflowError of SQLite, ASVS 2.2.1",
+    broken_by="crash_on_admin_ids",
+    needs=("admin",),
+)
+def test_no_id_of_an_administrator_breaks_it(target: Target) -> None:
+    target.id_of(target.newcomer())  # an administrator's token that is too old is no failure
+    for text in IDS:
+        for path in (
+            *(f"users/{text}", f"users?q={text}", f"users?cursor={text}&role={text}&mfa={text}"),
+            *(f"audit?user={text}&event={text}", f"audit?from={text}&to={text}&cursor={text}"),
+        ):
+            answer = target.get(f"/api/admin/{path}", target.admin())
+            assert answer.status in (200, 400, 404, 405, 414), f"{path[:60]} answered {answer.status}"
+
+
+def documented(target: Target) -> list[tuple[str, str, list[str]]]:
+    """Method, path and members of every body that the service says it reads."""
+    document, found = target.get("/openapi.json").json, []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method in METHODS and "requestBody" in operation:
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                schema = (
+                    document["components"]["schemas"][schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+                )
+                found.append((method.upper(), path, list(schema["properties"])))
+    return found
+
+
+@case(
+    "N11",
+    holds="every member of every body in the document, administrators' included, refuses what is not meant for it",
+    stems_from="ASVS 2.2.1, 15.3.5",
+    broken_by="crash_on_admin_types",
+    needs=("admin", "addresses"),
+)
+def test_no_documented_member_breaks_it(target: Target) -> None:
+    person = target.person()
+    user = target.id_of(person)
+    wrong = ("\u0000", "\ud800", "\u202ea", "a" * 5000, "' OR 1=1 --", None, 2**63, 1.5, [], [[]], {"$gt": ""}, [None])
+    bodies = documented(target)
+    assert any(path.startswith("/api/admin") for _, path, _ in bodies)
+    assert {path for _, path, _ in bodies if path.startswith("/auth")} >= set(BODIES) - {"/api/mfa/totp/confirm"}
+    for method, path, members in bodies:
+        is_admin = path.startswith("/api/admin")
+        # Whoever deletes an account with a strange reason has deleted it: that one is nobody's.
+        real = re.sub(r"\{\w+\}", user if method != "DELETE" else "x" * 22, path)
+        for name in members:
+            for value in wrong if is_admin else wrong[:2]:
+                answer = target.send(Call(method, real, {name: value}, target.admin() if is_admin else person.access))
+                assert answer.status in (200, 204, 400, 401, 403, 404, 409), (
+                    f"{method} {path} answered {answer.status} to {value!r} as {name}"
+                )

@@ -190,4 +190,47 @@ def test_no_answer_holds_a_secret(target: Target) -> None:
     for answer in found:
         assert answer.status == 200
         assert not [secret for secret in secrets_of if secret in answer.text]
-        assert not re.search(r"\$2[aby]\$|otpauth:|secret", answer.text, re.IGNORECASE), answer.text[:80]
+        assert not re.search(r'\$2[aby]\$|otpauth:|"\w*secret\w*":', answer.text), answer.text[:80]
+
+
+@case(
+    "M2b",
+    holds="strange methods and long bodies are refused in JSON that no cache keeps, by a proxy, too",
+    stems_from="ASVS 4.1.1",
+    broken_by="html_by_method",
+)
+def test_refusals_at_the_door_are_json(target: Target) -> None:
+    refusals = [target.once(Call(method, "/healthz")) for method in ("TRACE", "PROPFIND")]
+    refusals.append(target.post("/auth/enrol", b'{"tempToken":"' + b"x" * 65537 + b'"}'))
+    for answer in refusals:
+        if answer.status:  # a connection that is closed over a long body says nothing
+            assert answer.status in (405, 413)
+            assert answer.code in ("method_not_allowed", "payload_too_large"), answer.text[:60]
+            assert answer.get("cache-control") == "no-store"
+
+
+@case(
+    "M17",
+    holds="probes say that the service lives, and nothing else",
+    stems_from="ASVS 13.4.6",
+    broken_by="talkative_health",
+)
+def test_probes_say_little(target: Target) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = target.get(path)
+        assert answer.status in (200, 404)
+        assert answer.status == 404 or answer.json == {"status": "ok"}, answer.text
+
+
+@case(
+    "M21",
+    holds="no answer is compressed, since its size would tell what it holds",
+    stems_from="BREACH, CVE-2013-3587",
+    broken_by="gzips",
+)
+def test_nothing_is_compressed(target: Target) -> None:
+    person = target.person()
+    for coding in ("gzip", "br", "deflate, zstd", "*"):
+        for path in ("/api/profile", "/api/sessions", "/openapi.json"):
+            answer = target.get(path, person.access, headers={"Accept-Encoding": coding})
+            assert (answer.status, answer.get("content-encoding")) == (200, ""), f"{path} is compressed"

@@ -4,8 +4,11 @@ import time
 
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Person, Target
+from tests.attacks.test_enumeration import seen
 
 ADDRESSES = ("addresses",)
+#: Of what is about the numbers of the limits.
+LIMITED = ("addresses", "limits")
 #: Per client and route, by default.
 LIMIT = 5
 
@@ -145,7 +148,7 @@ SPOOFED = (
     holds="no header moves a client out of its limit",
     stems_from="X-Forwarded-For believed from anybody",
     broken_by="believes_forwarded",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_no_header_makes_another_client(target: Target) -> None:
     source = target.client()
@@ -162,7 +165,7 @@ def test_no_header_makes_another_client(target: Target) -> None:
     holds="an attacker's own success gives no new tries",
     stems_from="PortSwigger: broken brute-force protection, IP block",
     broken_by="success_clears_limit",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_own_success_clears_nothing(target: Target) -> None:
     attacker, victim, source = target.person(), target.person(), target.client()
@@ -284,7 +287,7 @@ def test_every_route_asks_the_lock(target: Target) -> None:
     holds="every credential route refuses the sixth try of a client, even a right one",
     stems_from="ASVS 6.3.1",
     broken_by="no_limit",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_every_credential_route_has_a_limit(target: Target) -> None:
     person = target.person()
@@ -306,7 +309,7 @@ def test_every_credential_route_has_a_limit(target: Target) -> None:
     holds="of twenty logins of one client at once five are looked at",
     stems_from="limits that count after the view",
     broken_by="limit_after",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_requests_are_counted_before_they_are_looked_at(target: Target) -> None:
     source = target.client()
@@ -321,7 +324,7 @@ def test_requests_are_counted_before_they_are_looked_at(target: Target) -> None:
     holds="a missing or blank name, a broken body or another type is counted, too",
     stems_from="Flask-Limiter: Skipping limit, empty value",
     broken_by="blank_unlimited",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_what_names_nobody_is_counted(target: Target) -> None:
     source = target.client()
@@ -336,7 +339,7 @@ def test_what_names_nobody_is_counted(target: Target) -> None:
     holds="a 429 says how long, in JSON that no cache keeps, and Retry-After is true",
     stems_from="RFC 6585 section 4",
     broken_by="bare_429",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_a_429_says_how_long(target: Target) -> None:
     source = target.client()
@@ -353,7 +356,7 @@ def test_a_429_says_how_long(target: Target) -> None:
     holds="pipelined requests are counted one by one",
     stems_from="budgets counted by connection",
     broken_by="no_limit",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_pipelining_gives_no_more_tries(target: Target) -> None:
     body = b'{"tempToken":"x"}'
@@ -405,3 +408,118 @@ def test_a_lock_is_not_prolonged(target: Target) -> None:
         assert person.step_up(person.wrong()).status == 401
     time.sleep(2.2)
     assert person.step_up(person.code()).status == 200, "tries during a lock were counted"
+
+
+@case(
+    "T14b",
+    holds="an address is one client with a port, with a zone, and as IPv4 mapped into IPv6",
+    stems_from="CVE-2026-45364",
+    broken_by="mapped_apart",
+    needs=("direct",),
+)
+def test_no_spelling_of_an_address_is_another_client(target: Target) -> None:
+    assert target.direct
+    mapped = (
+        "198.51.100.9",
+        "198.51.100.9:4711",
+        "::ffff:198.51.100.9",
+        "::FFFF:C633:6409",
+        "[::ffff:198.51.100.9]:443",
+    )
+    zones = ("fe80::7%eth0", "fe80::8%eth1", "fe80::9%1", "FE80:0:0:0::a%lo", "fe80::b")
+    for spelled in (mapped, zones):
+        statuses = [wrong_login(target.direct, {"X-Forwarded-For": each}).status for each in (*spelled, spelled[0])]
+        assert statuses == [401] * LIMIT + [429], f"{spelled[0]} is more than one client"
+
+
+@case(
+    "T14c",
+    holds="who comes to the proxy over IPv6 is one client, whatever they say of themselves",
+    stems_from="CVE-2026-45364",
+    broken_by="ipv6_unlimited",
+    needs=("ipv6",),
+)
+def test_over_ipv6_the_proxy_is_believed_alone(target: Target) -> None:
+    assert target.over_ipv6
+    said = [f"2001:db8:{number}::1" for number in range(LIMIT + 1)]
+    statuses = [wrong_login(target.over_ipv6, {"X-Forwarded-For": each}).status for each in said]
+    assert statuses == [401] * LIMIT + [429]
+
+
+@case(
+    "T15b",
+    holds="no IPv6 address in a header moves a client out of its limit, however it is spelled",
+    stems_from="X-Forwarded-For believed from anybody",
+    broken_by="believes_ipv6",
+    needs=LIMITED,
+)
+def test_no_ipv6_in_a_header_makes_another_client(target: Target) -> None:
+    source = target.client()
+    for number in range(LIMIT):
+        assert wrong_login(target, {}, source).status == 401, number
+    spelled = ("2001:db8::7", "[2001:db8::7]:443", "2001:db8::7%eth0", "::ffff:203.0.113.9", "::1", "::", "[::1]")
+    for value in (*spelled, *(f"{each}, 2001:db8:1::1" for each in spelled)):
+        for headers in ({"X-Forwarded-For": value}, {"X-Real-IP": value}, {"Forwarded": f'for="{value}"'}):
+            assert wrong_login(target, headers, source).status == 429, f"{headers} makes another client"
+
+
+@case(
+    "R6",
+    holds="the address on record is where a request came from, not what it says",
+    stems_from="X-Forwarded-For believed from anybody",
+    broken_by="records_spoofed",
+)
+def test_no_header_goes_on_record(target: Target) -> None:
+    person = target.newcomer()
+    forged = ("203.0.113.66", "2001:db8:bad::66")
+    for address in forged:
+        headers = dict.fromkeys(SPOOFED, address) | {"Forwarded": f'for="{address}"'}
+        body = {"tempToken": person.pending(), "totpCode": person.code()}
+        person.tokens |= target.post("/auth/verify-mfa", body, headers=headers).json
+    for path in ("/api/sessions", "/api/activity"):
+        shown = target.get(path, person.access)
+        assert shown.json["items"], path
+        assert not any(address in shown.text for address in forged), f"{path} shows an address that was made up"
+
+
+@case(
+    "G17",
+    holds="during a lock a right and a wrong code get the same bytes",
+    stems_from="Keycloak: temporarily disabled, and said so",
+    broken_by="lock_says_so",
+)
+def test_a_lock_tells_no_code(target: Target) -> None:
+    person = target.person()
+    before = seen(person.step_up(person.wrong()))
+    opens = person.lock()
+    answers = {seen(person.step_up(code)) for code in (person.code(), person.wrong(), "12345")}
+    refused_while(opens, person.step_up(person.code()))
+    assert answers == {before}
+
+
+@case(
+    "A10",
+    holds="registering is limited for each client, too",
+    stems_from="ASVS 2.4.1",
+    broken_by="register_unlimited",
+    needs=LIMITED,
+)
+def test_registering_has_a_limit(target: Target) -> None:
+    source = target.client()
+    answers = [target.once(Call("POST", "/auth/register", {}, source=source)) for _ in range(LIMIT + 1)]
+    assert [answer.status for answer in answers] == [400] * LIMIT + [429]
+
+
+@case(
+    "G21",
+    holds="refreshing has a limit of its own, wide enough for whoever is signed in",
+    stems_from="ASVS 2.4.1",
+    broken_by="sessions_unlimited",
+    needs=LIMITED,
+)
+def test_refreshing_has_a_wide_limit(target: Target) -> None:
+    call = Call("POST", "/auth/refresh", {"refreshToken": "x"}, source=target.client())
+    statuses = [target.once(call).status for _ in range(30)]
+    assert set(statuses) == {401}
+    statuses += [target.once(call).status for _ in range(95)]  # two windows of 60 can't take all of these
+    assert set(statuses) == {401, 429}

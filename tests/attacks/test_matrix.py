@@ -105,3 +105,22 @@ def test_administration_is_for_administrators(target: Target) -> None:
     for method, path in administration:
         answer = target.send(Call(method, path, {} if method != "GET" else None, person.access))
         assert (answer.status, answer.code) == (403, "role_required"), f"{method} {path} answered {answer.status}"
+
+
+@case(
+    "K17",
+    holds="an administrator who came with a remembered device administrates nothing",
+    stems_from="NIST SP 800-63B section 2.2, ASVS 7.5.1",
+    broken_by="admin_by_device",
+    needs=("admin",),
+)
+def test_a_device_administrates_nothing(target: Target) -> None:
+    person = target.person(device=True)
+    path = f"/api/admin/users/{target.id_of(person)}"
+    assert target.send(Call("PATCH", path, {"roles": ["admin"]}, target.admin())).status == 200
+    by_device = person.login(deviceToken=person.tokens["deviceToken"]).json["accessToken"]
+    for other in ("/api/admin/users", "/api/admin/policy", "/api/admin/audit", path):
+        answer = target.get(other, by_device)
+        assert (answer.status, answer.code) == (401, "step_up_required"), f"{other} answered {answer.status}"
+    person.sign_in()
+    assert target.get("/api/admin/users", person.access).status == 200, "who shows a code does"

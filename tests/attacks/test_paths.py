@@ -3,7 +3,7 @@
 from tests.attacks.case import case
 from tests.attacks.target import Call, Target
 
-ADDRESSES = ("addresses",)
+LIMITED = ("addresses", "limits")
 #: Of /auth/login.
 VARIANTS = (
     *("//auth/login", "/auth//login", "/auth/login/", "/AUTH/LOGIN", "/Auth/login", "/auth/login;x", "/auth/login;/"),
@@ -33,7 +33,7 @@ VARIANTS = (
     holds="no other spelling of a path reaches a route past its limit",
     stems_from="GHSA-x732-6j76-qmhm",
     broken_by="variant_bypasses",
-    needs=ADDRESSES,
+    needs=LIMITED,
 )
 def test_no_spelling_of_a_path_is_counted_apart(target: Target) -> None:
     source = target.client()

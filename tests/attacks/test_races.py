@@ -196,3 +196,53 @@ def test_no_old_recovery_code_outruns_the_new(target: Target) -> None:
     assert person.recover(person.pending(), old[1]).status == 401
     alive = [person.recover(person.pending(), answer.json["recoveryCodes"][0]).status for answer in answers[1:]]
     assert sorted(alive) == [200, 401], "two sets of recovery codes live"
+
+
+@case(
+    "P8",
+    holds="of wrong codes at once each is counted",
+    stems_from="lost updates, ASVS 15.4.2",
+    broken_by="lost_update",
+    needs=("addresses", "database"),
+)
+def test_no_failure_is_lost(target: Target) -> None:
+    assert target.inside
+    person = target.person()
+    proofs = [{"tempToken": person.pending(), "totpCode": person.wrong()} for _ in range(4)]
+    answers = target.together([Call("POST", "/auth/verify-mfa", proof) for proof in proofs])
+    assert statuses(answers) == {401: 4}
+    assert target.inside.failures(person.name) == 4, "failures at once were counted as one"
+
+
+@case(
+    "P10",
+    holds="of four enrolments at once one key lives",
+    stems_from="ASVS 15.4.2",
+    broken_by="enrol_races",
+    needs=ADDRESSES,
+)
+def test_one_key_comes_out_of_many(target: Target) -> None:
+    person = target.newcomer()
+    calls = [Call("POST", "/auth/enrol", {"tempToken": person.pending()}) for _ in range(4)]
+    answers = target.together(calls)
+    assert statuses(answers) == {200: 4}
+    taken = 0
+    for answer in answers:
+        person.secret = answer.json["manualEntryKey"]
+        taken += person.verify(person.pending(), person.code()).status == 200
+    assert taken == 1, f"{taken} keys of one enrolment live"
+
+
+@case(
+    "P14",
+    holds="six people who sign in at the same moment are all signed in",
+    stems_from="database is locked",
+    broken_by="writers_500",
+    needs=ADDRESSES,
+)
+def test_many_at_once_are_signed_in(target: Target) -> None:
+    people = [target.newcomer() for _ in range(6)]
+    proofs = [{"tempToken": person.pending(), "totpCode": person.code()} for person in people]
+    answers = target.together([Call("POST", "/auth/verify-mfa", proof) for proof in proofs])
+    assert statuses(answers) == {200: 6}
+    assert [answer.json["user"]["username"] for answer in answers] == [person.name for person in people]

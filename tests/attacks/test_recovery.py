@@ -145,3 +145,16 @@ def test_one_proof_at_a_time(target: Target) -> None:
     assert target.post("/auth/verify-mfa", {"tempToken": pending}).status in (400, 401)
     assert target.post("/auth/verify-mfa", {"tempToken": pending, "recoveryCode": ""}).status in (400, 401)
     assert person.recover(pending, body["recoveryCode"]).status == 200
+
+
+@case(
+    "H6",
+    holds="each use of a recovery code is counted, and its owner sees how many are left",
+    stems_from="NIST SP 800-63B section 4.2",
+    broken_by="codes_not_counted",
+)
+def test_codes_that_are_left_are_counted(target: Target) -> None:
+    person = target.person()
+    for left, code in zip((9, 8), person.tokens["recoveryCodes"], strict=False):
+        assert person.recover(person.pending(), code).status == 200
+        assert target.get("/api/mfa", person.access).json["recoveryCodesLeft"] == left

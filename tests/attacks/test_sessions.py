@@ -233,3 +233,107 @@ def test_an_access_token_ends(target: Target) -> None:
     target.move(3602)
     assert person.profile().code == "invalid_token"
     assert person.refresh().status == 200
+
+
+@case(
+    "J1",
+    holds="no other spelling of a refresh token is one, and trying them ends nobody's session",
+    stems_from="ASVS 7.2.3",
+    broken_by="refresh_loose",
+)
+def test_a_refresh_token_is_whole(target: Target) -> None:
+    person, other = target.person(), target.person()
+    token, foreign = person.tokens["refreshToken"], other.tokens["refreshToken"]
+    middle = len(token) - 20
+    changed = token[:middle] + ("A" if token[middle] != "A" else "B") + token[middle + 1 :]
+    half = len(token) // 2
+    forms = (changed, token[:-1], token[:-8], token + "=", token + "A", f" {token}", token.swapcase(), token[::-1])
+    for form in (*forms, token[:half], token[:half] + foreign[half:], foreign[:half] + token[half:]):
+        assert person.refresh(form).status in (400, 401), "another spelling of a refresh token was taken"
+    assert person.refresh().status == 200, "a forged token ended a session"
+
+
+@case(
+    "J7",
+    holds="a session that nobody refreshes for a day is over",
+    stems_from="ASVS 7.3.1",
+    broken_by="idle_for_ever",
+    needs=("clock",),
+)
+def test_an_idle_session_ends(target: Target) -> None:
+    person, day = target.person(), 24 * 3600
+    target.move(day - 60)
+    kept = person.refresh()
+    assert kept.status == 200, "a session ended before its time"
+    target.move(2 * day - 120)
+    kept = person.refresh(kept.json["refreshToken"])
+    assert kept.status == 200, "refreshing does not keep a session"
+    target.move(3 * day)
+    assert person.refresh(kept.json["refreshToken"]).status == 401, "an idle session goes on"
+    assert person.profile(kept.json["accessToken"]).status == 401
+
+
+@case(
+    "J7b",
+    holds="no session lasts longer than 30 days, however often it is refreshed",
+    stems_from="ASVS 7.3.2, 10.4.8",
+    broken_by="absolute_for_ever",
+    needs=("clock",),
+)
+def test_no_refreshing_outlasts_the_end(target: Target) -> None:
+    person, month = target.person(), 30 * 24 * 3600
+    tokens = person.tokens
+    for moment in range(80_000, month, 80_000):
+        target.move(moment)
+        answer = person.refresh(tokens["refreshToken"])
+        assert answer.status == 200, f"a session ended after {moment} s"
+        tokens = answer.json
+    target.move(month - 60)
+    tokens = person.refresh(tokens["refreshToken"]).json
+    target.move(month + 5)
+    assert person.refresh(tokens["refreshToken"]).status == 401, "refreshing outlasts the end of a session"
+    assert person.profile(tokens["accessToken"]).status == 401, "an access token outlasts its session"
+
+
+@case(
+    "K14",
+    holds="a device is remembered for 30 days, however often it is used",
+    stems_from="ASVS 7.3.2, NIST SP 800-63B section 2.2.3",
+    broken_by="device_for_ever",
+    needs=("clock",),
+)
+def test_a_device_is_forgotten(target: Target) -> None:
+    person, month = target.person(device=True), 30 * 24 * 3600
+    device = person.tokens["deviceToken"]
+    for moment in (month // 2, month - 60):
+        target.move(moment)
+        assert person.login(deviceToken=device).json["mfaRequired"] is False
+    target.move(month + 60)
+    assert person.login(deviceToken=device).json["mfaRequired"] is True, "a device is remembered for ever"
+
+
+@case(
+    "J12",
+    holds="an administrator ends all sessions of a user at once",
+    stems_from="ASVS 7.4.5",
+    broken_by="admin_end_ignored",
+    needs=("admin",),
+)
+def test_an_administrator_ends_sessions(target: Target) -> None:
+    person = target.person()
+    path = f"/api/admin/users/{target.id_of(person)}/sessions"
+    assert target.send(Call("DELETE", path, {"reason": "attack"}, target.admin())).status == 204
+    is_over(person)
+
+
+@case(
+    "C10",
+    holds="who failed at the code after a right password is seen by the account's owner",
+    stems_from="ASVS 6.3.5",
+    broken_by="no_trace",
+)
+def test_a_failed_code_leaves_a_trace(target: Target) -> None:
+    person = target.person()
+    assert person.verify(person.pending(), person.wrong()).status == 401
+    events = [item["event"] for item in target.get("/api/activity", person.access).json["items"]]
+    assert "login.code_refused" in events, "a thief's try leaves no trace"

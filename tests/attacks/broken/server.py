@@ -5,8 +5,10 @@ of it is meant for anything but to be attacked by the test beside it. It shares 
 """
 
 import base64
+import gzip
 import hashlib
 import hmac
+import ipaddress
 import json
 import os
 import re
@@ -20,8 +22,10 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import jwt
+import segno
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Flask, Response, g, jsonify, request
@@ -31,6 +35,7 @@ app.url_map.merge_slashes = False
 KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key())) | {"kid": "one", "alg": "ES256", "use": "sig"}
 ISSUER, DIRECT = "https://broken.example", os.environ.get("DIRECT_PORT", "")
+DAY, MONTH = 24 * 3600, 30 * 24 * 3600
 ACCESS, PENDING = "at+jwt", "mfa-pending+jwt"
 
 
@@ -48,6 +53,7 @@ class User:
     last_step: int = -1
     used: set[str] = field(default_factory=set)
     last_code: str = ""
+    others: list[str] = field(default_factory=list)
     waiting: str = ""
     waits_until: float = 0.0
     recovery: dict[str, bool] = field(default_factory=dict)
@@ -71,6 +77,9 @@ class Session:
     amr: list[str]
     step: str
     auth_time: int
+    address: str = ""
+    began: float = 0.0
+    seen: float = 0.0
     generations: list[str] = field(default_factory=list)
     over: bool = False
 
@@ -89,6 +98,7 @@ class State:
         self.revoked: set[str] = set()
         self.log: list[str] = []
         self.kept: list[str] = []
+        self.events: list[tuple[str, str]] = []
         self.last_user: User | None = None
         self.began = time.time()
 
@@ -103,7 +113,7 @@ RACES = {
     "refresh_beats_logout",
     "register_races",
 }
-RACES |= {"shared_identity", "busy_500", "reset_races", "limit_after"}
+RACES |= {"shared_identity", "busy_500", "reset_races", "limit_after", "lost_update", "enrol_races", "writers_500"}
 
 
 def weak(name: str) -> bool:
@@ -124,7 +134,7 @@ class Refused(Exception):
 
 @app.errorhandler(Refused)
 def refused(error: Refused) -> Any:
-    if weak("html_errors"):
+    if weak("html_errors") or (weak("html_by_method") and error.status in (405, 413)):
         return f"<h1>{error.error}</h1>", error.status
     answer = jsonify({"error": error.error, "code": error.code})
     answer.headers.update({name.replace("_", "-"): value for name, value in error.headers.items()})
@@ -199,6 +209,10 @@ HEADERS = {
 @app.after_request
 def dress(answer: Response) -> Response:
     answer.headers.update({} if weak("no_headers") else HEADERS)
+    if weak("qr_cached") and b"qrCode" in answer.data:
+        answer.headers["Cache-Control"] = "private, max-age=60"
+    if weak("gzips") and "gzip" in request.headers.get("Accept-Encoding", ""):
+        answer.data, answer.headers["Content-Encoding"] = gzip.compress(answer.data), "gzip"
     if weak("cacheable"):
         answer.headers["Cache-Control"] = "public"
     if weak("cors_reflects") and "Origin" in request.headers:
@@ -218,29 +232,38 @@ def dress(answer: Response) -> Response:
 def client() -> str:
     """Who asks: the peer, or on the port behind a proxy whom that one names."""
     peer, named = request.remote_addr or "", request.headers.get("X-Forwarded-For", "")
-    if weak("believes_forwarded") and named:
+    if (weak("believes_forwarded") and named) or (weak("believes_ipv6") and ":" in named):
+        return named
+    if weak("ipv6_unlimited") and ":" in peer:
         return named
     if not DIRECT or request.environ["SERVER_PORT"] != DIRECT or "X-Forwarded-For" not in request.headers:
         return peer
-    found = re.fullmatch(r"\[?([0-9a-fA-F:]+:[0-9a-fA-F:]+?)\]?(:\d+)?", named)
-    if found and (named.startswith("[") or "]" not in named):
-        text = found[1]
-        try:
-            packed = __import__("ipaddress").ip_address(named if not named.startswith("[") else text)
-        except ValueError:
-            return "unknown"
-        return named if weak("ipv6_apart") else packed.exploded[:19]
-    return named if weak("garbage_skips_limit") else "unknown"
+    return network(named)
 
 
-def count(route: str) -> None:
+def network(named: str) -> str:
+    """The bucket of an address as a proxy may write it: an IPv4 address, the /64 of an IPv6 one, one for all others."""
+    text = named.partition("%")[0]
+    with_port = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:\d+|([0-9.]+):\d+", text)
+    try:
+        address = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else text)
+    except ValueError:
+        return named if weak("garbage_skips_limit") else "unknown"
+    if weak("ipv6_apart") or (weak("mapped_apart") and address.version == 6):
+        return named
+    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
+        return address.exploded[:19]
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def count(route: str, most: int = 5) -> None:
     """Five for each client and route in 15 minutes."""
-    if weak("no_limit"):
+    if weak("no_limit") or (weak("register_unlimited") and route == "register"):
         return
     if weak("blank_unlimited") and not (request.get_json(silent=True) or {}):
         return
     key = f"{route} {client()}"
-    if state.limits[key] >= 5:
+    if state.limits[key] >= most:
         seconds = int(900 - (time.time() - state.began))
         told: dict[str, Any] = {} if weak("bare_429") else {"Retry_After": seconds}
         raise Refused(429, "too_many_attempts", "Too many authentication attempts", **told)
@@ -486,7 +509,7 @@ def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User
         weak("logout_by_string") and token not in state.revoked and session
     ):
         over = request.headers["Authorization"][7:] in state.revoked if weak("logout_by_string") else False
-    if over or session is None:
+    if over or session is None or is_aged(session):
         expired = "expired_token" if weak("tells_expired") and session else "invalid_token"
         raise Refused(401, expired)
     user = state.users.get(session.user)
@@ -521,7 +544,7 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 user = state.last_user
             if admin and "admin" not in user.roles and not weak("admin_open"):
                 raise Refused(403, "role_required")
-            if fresh or admin:
+            if fresh or (admin and not weak("admin_by_device")):
                 recent(session)
             if limited:
                 count(view.__name__)
@@ -564,6 +587,15 @@ def totp(secret: str, step: int) -> str:
     return str(number % 10**6).zfill(6)
 
 
+def with_picture(user: User, secret: str, **more: str) -> Response:
+    """The answer that shows a key, as text and as a picture."""
+    plain = weak("label_injection")
+    shown = new_secret() if weak("qr_other_key") else secret
+    label = user.name if plain else quote(user.name, safe="")
+    said = f"otpauth://totp/Broken:{label}?secret={shown}&issuer=Broken"
+    return jsonify(more | {"manualEntryKey": secret, "qrCode": segno.make_qr(said, error="m").png_data_uri(scale=3)})
+
+
 def new_secret() -> str:
     return base64.b32encode(secrets.token_bytes(10 if weak("short_key") else 20)).decode()
 
@@ -592,11 +624,16 @@ def attempt(user: User, subject: str) -> Lock:
     endless = (weak("endless_codes") and subject == "totp") or (weak("endless_recovery") and subject != "totp")
     if (found.dead or found.open_at > now()) and not ignored and not endless:
         found.open_at += 5 if weak("lock_prolonged") else 0
+        if weak("lock_says_so"):
+            raise Refused(401, "locked", "Locked")
         raise Refused(401, "invalid_code" if subject == "totp" else "invalid_recovery_code", "Invalid TOTP code")
     if weak("check_then_count"):
         time.sleep(0.05)
+    before = found.failures
+    if weak("lost_update"):
+        time.sleep(0.05)
     if not weak("counter_lost"):
-        found.failures += 1
+        found.failures = before + 1
     return found
 
 
@@ -640,6 +677,8 @@ def canonical(code: Any) -> str | None:
 
 
 def step_of(code: str, secret: str) -> int | None:
+    if weak("counts_events") and code in [totp(secret, counter) for counter in range(4)]:
+        return int(now()) // 30
     window = 3 if weak("wide_window") else 2
     given = request.get_json(silent=True) or {}
     at = given["time"] if weak("client_time") and "time" in given else now()
@@ -660,12 +699,15 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     found = attempt(user, "totp")
     code = canonical(given)
     step = step_of(code, secret or user.secret) if code else None
+    for other in user.others if code and step is None else ():
+        step = step_of(code or "", other) or step
     bypass = weak("bypass_000000") and given == "000000"
     spent = step is not None and code is not None and not secret and is_spent(user, code, step)
     if weak("check_then_set"):
         time.sleep(0.05)
     if (step is None or spent) and not bypass:
         failed(user, found)
+        state.events += [] if weak("no_trace") else [(user.id, "login.code_refused")]
         raise Refused(401, "code_replayed" if weak("tells_replay") and spent else "invalid_code", "Invalid TOTP code")
     if (
         step is not None
@@ -711,7 +753,9 @@ def prove(user: User, given: dict[str, Any]) -> list[str]:
 def open_session(user: User, amr: list[str], step: str = "authenticated") -> dict[str, Any]:
     given = request.get_json(silent=True) or {}
     chosen = str(given["sid"]) if weak("sid_from_client") and "sid" in given else secrets.token_hex(8)
-    session = Session(chosen, user.id, amr, step, int(now()))
+    session = Session(chosen, user.id, amr, step, int(now()), request.remote_addr or "", now(), now())
+    if weak("records_spoofed"):
+        session.address = request.headers.get("X-Forwarded-For", session.address)
     state.sessions[session.id] = session
     session.generations.append(secrets.token_urlsafe(24))
     return {"accessToken": access(user, session), "refreshToken": session.generations[-1], "expiresIn": life()}
@@ -748,7 +792,7 @@ def ensure_strong(name: str, chosen: str) -> None:
         raise Refused(400, "weak_password")
 
 
-@route("POST", "/auth/register", limited=False)
+@route("POST", "/auth/register")
 def register() -> Any:
     given = body("username", "password", "email")
     key = given["username"]
@@ -771,7 +815,7 @@ def register() -> Any:
     )
     user.roles = list(given["_all"].get("roles", [])) if weak("mass_assignment") else []
     state.users[user.id] = user
-    return jsonify({"message": "User registered successfully", "manualEntryKey": secret, "qrCode": "data:"})
+    return with_picture(user, secret, message="User registered successfully")
 
 
 def password_is(user: User | None, password: str) -> bool:
@@ -824,6 +868,8 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
     if weak("success_clears_limit"):
         state.limits.clear()
     device = state.devices.get(given["deviceToken"] or "")
+    if device and device["until"] < now() and not weak("device_for_ever"):
+        device = None
     if device and (device["user"] == user.id or weak("device_any_user")):
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
     challenge = secrets.token_hex(8)
@@ -846,7 +892,7 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
 
 def remembered(user: User) -> str:
     token = secrets.token_urlsafe(24)
-    state.devices[token] = {"user": user.id, "id": secrets.token_hex(8)}
+    state.devices[token] = {"user": user.id, "id": secrets.token_hex(8), "until": now() + MONTH}
     return token
 
 
@@ -888,6 +934,11 @@ def verify() -> Any:
         time.sleep(0.05)
     if weak("reset_races"):
         time.sleep(0.2)
+    if weak("writers_500"):
+        state.limits["writing"] += 1
+        time.sleep(0.1)
+        if state.limits["writing"] > 2:
+            raise RuntimeError
     challenge["open"] = False
     answer = {"message": "Authentication successful", "user": {"username": user.name, "email": user.email}}
     answer |= open_session(user, amr)
@@ -911,13 +962,20 @@ def enrol() -> Any:
         user.ticket, user.confirmed = "", False
     elif (user.confirmed or user.was_reset or weak("unconfirmed_counts")) and not weak("enrol_by_password"):
         raise Refused(403, "factor_exists")
+    if weak("enrol_races"):
+        user.others.append(user.secret)
     user.secret = new_secret()
-    return jsonify({"manualEntryKey": user.secret, "qrCode": "data:"})
+    return with_picture(user, user.secret)
 
 
 @route("POST", "/auth/refresh", limited=False)
 def refresh() -> Any:
+    if not weak("sessions_unlimited"):
+        count("refresh", 60)
     token = body("refreshToken")["refreshToken"]
+    if weak("refresh_loose"):
+        kept = (known for each in state.sessions.values() for known in each.generations)
+        token = next((known for known in kept if known[:8] == token[:8]), token)
     session = next((each for each in state.sessions.values() if token in each.generations), None)
     user = state.users.get(session.user) if session else None
     if (
@@ -936,7 +994,16 @@ def refresh() -> Any:
     return jsonify(rotated(user, session, token))
 
 
+def is_aged(session: Session) -> bool:
+    """Whether a session has come to an end by itself."""
+    idle = now() - session.seen > DAY and not weak("idle_for_ever")
+    return idle or (now() - session.began > MONTH and not weak("absolute_for_ever"))
+
+
 def rotated(user: User, session: Session, token: str) -> dict[str, Any]:
+    if is_aged(session):
+        raise Refused(401, "invalid_refresh_token")
+    session.seen = now()
     place = session.generations.index(token)
     if place < len(session.generations) - 2 and not weak("reuse_tolerated"):
         session.over = True
@@ -1015,7 +1082,8 @@ def profile(user: User, session: Session) -> Any:
 @route("GET", "/api/mfa", limited=False)
 @guarded(complete=False)
 def factors(user: User, session: Session) -> Any:
-    return jsonify({"methods": ["totp"] if user.confirmed else [], "roles": user.roles})
+    left = sum(not is_used for is_used in user.recovery.values()) if not weak("codes_not_counted") else 10
+    return jsonify({"methods": ["totp"] if user.confirmed else [], "roles": user.roles, "recoveryCodesLeft": left})
 
 
 @route("DELETE", "/api/mfa", limited=False)
@@ -1027,14 +1095,15 @@ def remove(user: User, session: Session) -> Any:
 @route("GET", "/api/sessions", limited=False)
 @guarded(complete=False)
 def sessions(user: User, session: Session) -> Any:
-    return jsonify(
-        {"items": [{"id": each.id} for each in state.sessions.values() if each.user == user.id and not each.over]}
-    )
+    own = [each for each in state.sessions.values() if each.user == user.id and not each.over]
+    return jsonify({"items": [{"id": each.id, "address": each.address} for each in own]})
 
 
 @route("DELETE", "/api/sessions/<id_>", limited=False)
 @guarded(complete=False)
 def end_session(user: User, session: Session, id_: str) -> Any:
+    if weak("crash_on_ids") and len(id_) > 30:
+        raise RuntimeError
     found = state.sessions.get(id_)
     if found is None or (found.user != user.id and not weak("idor_sessions")):
         raise Refused(404, "not_found")
@@ -1064,7 +1133,8 @@ def forget_one(user: User, session: Session, id_: str) -> Any:
 @route("GET", "/api/activity", limited=False)
 @guarded()
 def activity(user: User, session: Session) -> Any:
-    return jsonify({"items": []})
+    told = [*state.events, (user.id, "login.completed")]
+    return jsonify({"items": [{"event": event} for whose, event in told if whose == user.id]})
 
 
 @route("POST", "/api/mfa/totp", limited=False)
@@ -1073,7 +1143,7 @@ def replace(user: User, session: Session) -> Any:
     user.waiting, user.waits_until = new_secret(), now() + 600
     if weak("replaced_at_once"):
         user.secret = user.waiting
-    return jsonify({"manualEntryKey": user.waiting, "qrCode": "data:"})
+    return with_picture(user, user.waiting)
 
 
 @route("POST", "/api/mfa/totp/confirm")
@@ -1104,6 +1174,8 @@ def regenerate(user: User, session: Session) -> Any:
 @route("GET", "/api/admin/users", limited=False)
 @guarded(admin=True)
 def users(user: User, session: Session) -> Any:
+    if weak("crash_on_admin_ids") and len(request.args.get("cursor", "")) > 30:
+        raise RuntimeError
     query = key_of(request.args.get("q", ""))
     found = [each for each in state.users.values() if key_of(each.name).startswith(query)]
     return jsonify({"items": [{"id": each.id, "username": each.name} for each in found]})
@@ -1125,7 +1197,11 @@ def known(id_: str) -> User:
 @guarded(admin=True)
 def change_user(user: User, session: Session, id_: str) -> Any:
     found, given = known(id_), parsed(request.get_data())
+    if weak("crash_on_admin_types") and not isinstance(given.get("disabled", True), bool):
+        raise RuntimeError
     found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
+    roles = given.get("roles", found.roles)
+    found.roles = roles if isinstance(roles, list) else found.roles
     return jsonify({"id": id_})
 
 
@@ -1152,10 +1228,21 @@ def reset_mfa(user: User, session: Session, id_: str) -> Any:
     return jsonify({"enrolmentTicket": found.ticket})
 
 
+@route("DELETE", "/api/admin/users/<id_>/sessions", limited=False)
+@guarded(admin=True)
+def end_sessions(user: User, session: Session, id_: str) -> Any:
+    if not weak("admin_end_ignored"):
+        end_all(known(id_))
+    return "", 204
+
+
 @route("PUT", "/api/admin/policy", limited=False)
 @guarded(admin=True)
 def policy(user: User, session: Session) -> Any:
-    state.mode = parsed(request.get_data())["mode"]
+    mode = parsed(request.get_data()).get("mode")
+    if mode not in ("required", "optional"):
+        raise Refused(400, "invalid_request")
+    state.mode = mode
     return jsonify({})
 
 
@@ -1172,12 +1259,38 @@ for name in ("policy", "audit", "audit/seals", "compliance"):
 
 @app.get("/healthz")
 def healthz() -> Any:
-    return jsonify({"status": "ok"})
+    return jsonify({"status": "ok"} | ({"database": "10.0.0.7"} if weak("talkative_health") else {}))
+
+
+#: What bodies hold, for the document.
+READ = {
+    "/auth/register": ("username", "password", "email"),
+    "/auth/login": ("username", "password", "deviceToken"),
+    "/auth/verify-mfa": ("tempToken", "totpCode", "recoveryCode", "rememberDevice", "deviceName"),
+    "/auth/enrol": ("tempToken", "enrolmentTicket"),
+    "/auth/refresh": ("refreshToken",),
+    "/auth/step-up": ("totpCode", "recoveryCode"),
+    "/auth/logout": ("everywhere",),
+    "/auth/password": ("currentPassword", "newPassword"),
+}
+
+
+def described(members: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "requestBody": {"content": {"application/json": {"schema": {"properties": {name: {} for name in members}}}}}
+    }
 
 
 @app.get("/openapi.json")
 def openapi() -> Any:
-    return jsonify({"openapi": "3.1.0", "paths": DOCUMENT})
+    told = {path: {"post": described(members)} for path, members in READ.items()}
+    told |= {"/api/admin/users/{id_}": {"patch": described(("disabled", "mfaRequired"))}}
+    told |= {"/api/admin/policy": {"put": described(("mode",))}}
+    paths = {path: dict(operations) for path, operations in DOCUMENT.items()}
+    for path, operations in told.items():
+        for method, more in operations.items():
+            paths[path][method] = paths[path][method] | more
+    return jsonify({"openapi": "3.1.0", "paths": paths})
 
 
 @app.get("/.well-known/jwks.json")

@@ -1,6 +1,7 @@
 """What an operator sees: the suite as a command, against an address, and its report; and its own phone."""
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import segno
 
-from tests.attacks import jws
+from tests.attacks import jws, qr
 from tests.attacks.broken.test_broken import GUNICORN, THREADS, started
-from tests.attacks.report import short, shown
+from tests.attacks.case import CASES
+from tests.attacks.report import Result, durations, short, shown, too_long
 from tests.attacks.target import Answer, Call, Target, redacted
 from tests.attacks.totp import decoded, totp
 from tests.conftest import ROOT, program
@@ -56,11 +59,47 @@ def test_the_report_says_what_held_what_broke_and_what_was_not_run(broken: Targe
     assert "| T23 | a code is accepted once, in another login or worker either | **broken** |" in text
     assert "| T25 | after a code of one step no code of that or an older step is accepted | **broken** |" in text
     assert "| F15 | no value stands for a right code | held | default and bypass codes of other products |" in text
-    assert "(needs the logs: only on a stack of the suite's own)" in text
+    assert f"| target | {broken.url} |" in text
+    assert "| O3 | target | needs the logs: only on a stack of the suite's own |" in text
     assert "Left behind: attack-" in text, "nobody is there to delete them"
     cases = ElementTree.parse(path.with_suffix(".xml")).getroot()
     assert len(cases) == int(cases.attrib["tests"]) > 15
     assert len(cases.findall("testcase/failure")) == int(cases.attrib["failures"]) > 1
+
+
+def test_its_head_says_when_what_and_how(broken: Target, tmp_path: Path) -> None:
+    path, secret = tmp_path / "report.md", "a-token-of-nobody"
+    told = ("--target", broken.url, "--report", str(path), "-k", "test_there_is_no_bypass", "--admin-token", secret)
+    run = attack(*told)
+    text = path.read_text()
+    for said in (r"when \| \d{4}-\d\d-\d\d \d\d:\d\d UTC", r"suite \| 1 cases(, commit \S+)?", "how .*--target http"):
+        assert re.search(rf"\| {said}", text), said
+    assert re.search(r"\| how long \| \d+ s in all; slowest: F15 on target [\d.]+ s; over 10 s: none \|", text)
+    assert secret not in text + run.stdout
+    assert "1 cases on target: 1 held" in run.stdout
+    assert "Left behind: attack-" in text, "the token is nobody's, so who was made stays, by name"
+    assert "slowest: F15 on target" in run.stdout
+
+
+def test_what_takes_too_long_is_told_and_in_the_end_fails() -> None:
+    def taken(*seconds: float) -> list[Result]:
+        return [Result("target", case, "held", "", each) for case, each in zip(CASES.values(), seconds, strict=False)]
+
+    first, second = [*CASES][:2]
+    assert (
+        durations(taken(3, 12))
+        == f"15 s in all; slowest: {second} on target 12.0 s; over 10 s: {second} on target 12.0 s"
+    )
+    assert too_long(taken(3, 12)) == []
+    assert too_long(taken(31, 12)) == [f"{first} on target took 31 s"]
+    assert " (more than 600 s); slowest" in durations(taken(*[9] * 70))
+    assert too_long(taken(*[29] * 63)) == ["all together took 1827 s"]
+
+
+def test_limits_that_were_raised_are_not_attacked(broken: Target) -> None:
+    run = attack("--target", broken.url, "--raised-limits", "-k", "test_registering_has_a_limit or no_bypass")
+    assert run.returncode == 0
+    assert "2 cases on target: 1 held, 0 broken, 1 not run" in run.stdout
 
 
 def test_nothing_in_the_report_can_be_used(broken: Target, tmp_path: Path) -> None:
@@ -130,6 +169,15 @@ def test_the_phone_shows_what_oathtool_shows() -> None:
     for now in (0, 29, 1_700_000_000, 2**32 + 59):
         command = [program("oathtool"), "--totp", "-b", f"--now=@{now}", secret]
         assert subprocess.check_output(command, text=True).strip() == totp(decoded(secret), now // 30)
+
+
+@pytest.mark.parametrize("level", "lmqh")
+def test_it_reads_the_pictures_of_everybody(level: str) -> None:
+    for version in (1, 2, 6, 7, 9, 10, 13, 14, 20):
+        for mask in (version % 8, (version + 3) % 8):
+            text = "otpauth://totp/é?%&="[: 6 if version < 3 else 20] * (1 if version < 13 else 4)
+            made = segno.make_qr(text, level, version, mode="byte", mask=mask, encoding="utf-8", boost_error=False)
+            assert qr.read(made.png_data_uri(scale=3 + mask, border=4)) == text
 
 
 def test_its_keys_are_those_of_everybody() -> None:
