@@ -6,7 +6,7 @@ form has to come from a page of this origin, and leads back to a place on it.
 
 from typing import Any
 
-from flask import Response, redirect, request
+from flask import Response, g, redirect, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask_limiter import RateLimitExceeded
 from werkzeug.wrappers import Response as Answer
@@ -186,6 +186,7 @@ def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     if not isinstance(refusal, InvalidPendingToken | NoToken):
         waiting = find_waiting()
         return show(form, refusal, can_scan=waiting is not None and not waiting.methods, **context)
+    g.mfa_refusal = refusal.code  # for who counts
     return begin_again()
 
 
