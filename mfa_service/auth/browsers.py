@@ -142,7 +142,9 @@ def show(template: str, refusal: MFAError | None = None, *, status: int = 200, *
     # Every name that a template knows: a host's Jinja may be strict about those that are not there.
     shown: dict[str, Any] = dict.fromkeys(("can_scan", "can_repeat", "may_wait", "wants_ticket"), False)
     shown |= {"next": next_place(), "refusal": refusal, "settings": services().settings, "url": place_of}
-    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
+    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")}
+    # In a host's app it is the host that people sign out of.
+    shown |= {"may_sign_out": not current_mount().is_embedded and cookies.read("session")} | context
     if refusal:
         g.mfa_refusal = refusal.code  # for who counts
     response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else status)

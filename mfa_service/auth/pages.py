@@ -27,7 +27,7 @@ from mfa_service.auth.browsers import (
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import Remember, SignedIn
-from mfa_service.web import cookies, services
+from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import MAX_BYTES, limited
 from mfa_service.web.files import OURS, answer_with
@@ -192,7 +192,8 @@ def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
 
 def _welcome(signed_in: SignedIn) -> Answer:
     if signed_in.recovery_codes:
-        return show("recovery_codes.html", codes=signed_in.recovery_codes)
+        may_sign_out = not current_mount().is_embedded  # the cookie comes with this very page
+        return show("recovery_codes.html", codes=signed_in.recovery_codes, may_sign_out=may_sign_out)
     return redirect(next_place(), 303)
 
 

@@ -361,6 +361,50 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(
     assert browser.post("/auth/sign-out").status_code == 303
 
 
+@pytest.mark.parametrize("path", ["/auth/code", "/auth/recovery-code"])
+def test_a_page_for_who_is_signed_in_has_a_button_for_signing_out(
+    browser: Browser, ready: Person, clock: Clock, path: str
+) -> None:
+    enter(browser, ready, clock)
+    browser.get(f"{path}?next=/there")
+    assert browser.page.words[-1] == "Sign out"
+    assert browser.press(-1).headers["Location"] == "/auth/sign-in?next=/there"
+    assert browser.cookie(SESSION) is None
+    assert "Sign out" not in browser.follow().text
+
+
+def test_so_have_the_pages_for_setting_up_an_authenticator(
+    browser: Browser, ada: Person, app: Flask, clock: Clock
+) -> None:
+    services(app).administration.set_policy(By(CLIENT), Rules("optional"))
+    browser.sign_in(ada)
+    browser.follow()
+    assert browser.page.words[-1] == "Sign out"
+    browser.press()
+    assert browser.page.words[-1] == "Sign out"
+    browser.press(code=totp(browser.page.codes[0], int(clock()) // 30))
+    assert len(browser.page.codes) == 10
+    assert browser.page.words[-1] == "Sign out"
+    browser.press(-1)
+    assert browser.get("/api/profile").json["code"] == "no_token"
+
+
+def test_so_has_a_refusal(browser: Browser, ready: Person, clock: Clock) -> None:
+    enter(browser, ready, clock)
+    browser.get("/auth/code")
+    assert browser.press(code=ready.code(clock(), 50)).status_code == 401
+    assert browser.page.words[-1] == "Sign out"
+    browser.post("/auth/code", {"code": "123456"}, Origin="https://evil.example")
+    assert browser.page.words[-1] == "Sign out"
+
+
+def test_who_is_not_signed_in_yet_has_nothing_to_sign_out_of(browser: Browser, ready: Person) -> None:
+    for path in PAGES:
+        assert "Sign out" not in browser.get(path).text
+    browser.sign_in(ready)
+    assert "Sign out" not in browser.follow().text
+
+
 def test_signing_out_of_one_browser_leaves_the_other(app: Flask, ready: Person, clock: Clock) -> None:
     one, other = Browser(app), Browser(app)
     enter(one, ready, clock)
@@ -501,7 +545,7 @@ def test_every_page_is_plain_labelled_and_kept_by_nobody(
         assert not [one for _, one in page.tags if any(key.startswith("on") or key == "style" for key in one)], name
         ids = [one["id"] for one in page.all("input") if one.get("type") not in ("hidden", "checkbox")]
         assert ids == [label["for"] for label in page.all("label") if "for" in label], name
-        assert all(form.fields["next"] == "/there" for form in page.forms), name
+        assert {form.fields["next"] for form in page.forms} <= {"/there", "/auth/sign-in?next=/there"}, name
     assert seen["scan"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert seen["code"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert [one.get("autocomplete") for one in seen["sign in"][1].all("input")[1:]] == ["username", "current-password"]
