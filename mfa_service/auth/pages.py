@@ -175,10 +175,12 @@ def _prove(proof: Proof, form: str) -> Answer:
         found = find_session()
         if found is None:
             raise NoToken
-        login.step_up(found[0], proof, client_info())
+        signed_in = login.step_up(found[0], proof, client_info(), cookies.read("session"))
     except MFAError as refusal:
         return _again(refusal, form)
-    return redirect(next_place(), 303)
+    response = redirect(next_place(), 303)
+    cookies.keep(response, "session", signed_in.cookie or "")
+    return response
 
 
 def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
