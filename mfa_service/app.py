@@ -51,8 +51,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
         mount = Mount(app, settings, database.engine, clock=clock)
     if mount.metrics:
         mount.metrics.install(app)
-    if settings.access_log:
-        logs.log_requests(app)
+    logs.log_requests(app, everything=settings.access_log)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=0)  # type: ignore[method-assign]

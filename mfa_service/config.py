@@ -205,7 +205,9 @@ class Settings:
         check=_networks,
         why="Networks that may ask for `/metrics`; separated by commas. Empty: there is no such route.",
     )
-    access_log: bool = setting(False, why="Whether each request is a line of the log: no query, no body, no header.")
+    access_log: bool = setting(
+        False, why="Whether each request is a line of the log, not refused ones alone: no query, no body, no header."
+    )
     tracing: bool = setting(
         False, why="Whether requests and their statements are spans of OpenTelemetry; `OTEL_…` say where they go."
     )

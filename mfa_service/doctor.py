@@ -16,6 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mfa_service.config import Settings, unknown_names
 from mfa_service.crypto.chain import SealKeys
+from mfa_service.crypto.keyring import newest_since
+from mfa_service.crypto.signing import made_at
 from mfa_service.errors import ConfigurationError, Unavailable
 from mfa_service.mount import Mount
 from mfa_service.services import Services, database, load_keys, schema
@@ -23,6 +25,14 @@ from mfa_service.services.unit_of_work import cause, hint
 from mfa_service.web import limits
 
 Level = Literal["ok", "warning", "error"]
+#: Days for which a key is used. NIST SP 800-57 part 1 would allow the first two twice as long: a year leaves time for
+#: whoever reads this late, and is a date that people keep. A seal key signs for three years at most, as there.
+DAYS = {"keyring key": 365, "signing key": 365, "seal key": 3 * 365}
+_CHANGE = {
+    "keyring key": "run `flask mfa rotate-keys`",
+    "signing key": "run `flask mfa new-signing-key`",
+    "seal key": "put a new one in, and restart",
+}
 COLOURS: Mapping[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -56,7 +66,7 @@ def examine_mounted(mount: Mount) -> list[Finding]:
 
 def _checked(settings: Settings, engine: Engine) -> list[Finding]:
     findings = [Finding("ok", "settings", "complete and consistent; keys are present and strong")]
-    for check in (_files, _seals, _standards, _proxy, _registration, _limiter):
+    for check in (_files, _ages, _seals, _standards, _proxy, _registration, _limiter):
         findings += check(settings)
     return findings + list(_database(settings, engine))
 
@@ -75,6 +85,26 @@ def _files(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", "keys", f"{path} can be read by others: chmod go= {path}")
     if not open_to_all:
         yield Finding("ok", "keys", "keys and database files are their owner's alone")
+
+
+def _ages(settings: Settings) -> Iterator[Finding]:
+    for key, since in _since(settings):
+        days = int((time.time() - since) // 86400)
+        if days >= DAYS[key]:
+            yield Finding("warning", "keys", f"the {key} has been in use for {days} days: {_CHANGE[key]}")
+
+
+def _since(settings: Settings) -> Iterator[tuple[str, float]]:
+    """From when the keys that are in use have been so, where names, contents or times of files tell."""
+    if not settings.keys:
+        path = settings.keyring_file
+        yield "keyring key", newest_since(path.read_text()) or path.stat().st_mtime
+    elif since := newest_since(settings.keys):
+        yield "keyring key", since
+    if not settings.jwt_secret:
+        yield "signing key", max(map(made_at, settings.signing_folder.glob("*.pem")))
+    for path in sorted(settings.seal_folder.glob("*.pem"))[-1:]:
+        yield "seal key", path.stat().st_mtime
 
 
 def _own_database(settings: Settings) -> tuple[Path, ...]:

@@ -2,13 +2,19 @@
 
 import json
 import os
+import secrets
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mfa_service.crypto.chain import new_seal_key_pem
+from mfa_service.crypto.keyring import new_keyring_text, with_new_key
+from mfa_service.crypto.signing import file_name
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 STRONG = "Zk3v9Qp1Lr7Xw5Tb8Nc2Hs6Jd4Gf0MyAeUi"
@@ -103,6 +109,56 @@ def test_a_doctor_says_what_deviates_from_the_stricter_standards(
     flask("upgrade")
     report = flask("doctor", **settings).stdout
     assert any(line.startswith("warning") and said in line for line in report.splitlines()), report
+
+
+def test_a_doctor_reminds_of_keys_that_are_due(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    keyring = instance_folder / "keyring.json"
+    [signing], [seal] = ((instance_folder / name).glob("*.pem") for name in ("signing-keys", "seal-keys"))
+    day = 86400
+    for path, years in ((keyring, 1), (seal, 3)):
+        os.utime(path, (time.time() - years * 365 * day + 3600,) * 2)
+    signing = signing.rename(signing.with_name(file_name(time.time() - 365 * day + 3600)))
+    assert "has been in use" not in flask("doctor").stdout
+    for path, years in ((keyring, 1), (seal, 3)):
+        os.utime(path, (time.time() - years * 365 * day - 3600,) * 2)
+    signing.rename(signing.with_name(file_name(time.time() - 400 * day)))
+    report = flask("doctor").stdout
+    assert "warning keys: the keyring key has been in use for 365 days: run `flask mfa rotate-keys`" in report
+    assert "warning keys: the signing key has been in use for 400 days: run `flask mfa new-signing-key`" in report
+    assert "warning keys: the seal key has been in use for 1095 days: put a new one in, and restart" in report
+
+
+def test_a_doctor_is_content_when_they_were_changed_and_old_ones_are_still_there(
+    flask: Run, instance_folder: Path
+) -> None:
+    flask("init")
+    flask("upgrade")
+    old = time.time() - 2000 * 86400
+    for path in instance_folder.rglob("*.pem"):
+        os.utime(path, (old, old))
+    [signing] = (instance_folder / "signing-keys").glob("*.pem")
+    signing.rename(signing.with_name(file_name(old)))
+    flask("new-signing-key")
+    (instance_folder / "seal-keys" / "ed25519-2.pem").write_bytes(new_seal_key_pem())
+    (instance_folder / "seal-keys" / "ed25519-2.pem").chmod(0o600)
+    keyring = instance_folder / "keyring.json"
+    keyring.write_text(with_new_key(keyring.read_text(), active_from=time.time() - 60))
+    os.utime(keyring, (old, old))
+    assert "has been in use" not in flask("doctor").stdout
+    keyring.write_text(with_new_key(keyring.read_text(), active_from=old))
+    assert "the keyring key has been in use for 2000 days" in flask("doctor").stdout
+
+
+def test_a_doctor_does_not_guess_the_age_of_what_stands_in_the_environment(flask: Run) -> None:
+    keys = new_keyring_text()
+    environment = {"MFA_KEYS": keys, "JWT_SECRET": secrets.token_urlsafe(48)}
+    flask("init", **environment)
+    flask("upgrade", **environment)
+    assert "has been in use" not in flask("doctor", **environment).stdout
+    dated = with_new_key(keys, active_from=time.time() - 366 * 86400)
+    assert "the keyring key has been in use for 366 days" in flask("doctor", **environment | {"MFA_KEYS": dated}).stdout
 
 
 def test_a_doctor_notices_a_database_that_is_not_migrated(flask: Run) -> None:

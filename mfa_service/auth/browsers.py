@@ -7,7 +7,7 @@ host's app both count only for the user whom the host has signed in.
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
-from flask import Response, make_response, redirect, render_template, request, url_for
+from flask import Response, g, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Answer
 
 from mfa_service.answers import answer
@@ -142,7 +142,11 @@ def show(template: str, refusal: MFAError | None = None, *, status: int = 200, *
     # Every name that a template knows: a host's Jinja may be strict about those that are not there.
     shown: dict[str, Any] = dict.fromkeys(("can_scan", "can_repeat", "may_wait", "wants_ticket"), False)
     shown |= {"next": next_place(), "refusal": refusal, "settings": services().settings, "url": place_of}
-    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")} | context
+    shown |= {"may_remember": services().settings.device_seconds and cookies.read("pending")}
+    # In a host's app it is the host that people sign out of.
+    shown |= {"may_sign_out": not current_mount().is_embedded and cookies.read("session")} | context
+    if refusal:
+        g.mfa_refusal = refusal.code  # for who counts
     response = make_response(render_template(f"mfa_service/{template}", **shown), refusal.status if refusal else status)
     if refusal and refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)

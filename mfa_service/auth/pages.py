@@ -6,7 +6,7 @@ form has to come from a page of this origin, and leads back to a place on it.
 
 from typing import Any
 
-from flask import Response, redirect, request
+from flask import Response, g, redirect, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask_limiter import RateLimitExceeded
 from werkzeug.wrappers import Response as Answer
@@ -27,7 +27,7 @@ from mfa_service.auth.browsers import (
 from mfa_service.errors import FactorExists, InvalidPendingToken, MFAError, NoToken
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import Remember, SignedIn
-from mfa_service.web import cookies, services
+from mfa_service.web import cookies, current_mount, services
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import MAX_BYTES, limited
 from mfa_service.web.files import OURS, answer_with
@@ -175,10 +175,12 @@ def _prove(proof: Proof, form: str) -> Answer:
         found = find_session()
         if found is None:
             raise NoToken
-        login.step_up(found[0], proof, client_info())
+        signed_in = login.step_up(found[0], proof, client_info(), cookies.read("session"))
     except MFAError as refusal:
         return _again(refusal, form)
-    return redirect(next_place(), 303)
+    response = redirect(next_place(), 303)
+    cookies.keep(response, "session", signed_in.cookie or "")
+    return response
 
 
 def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
@@ -186,12 +188,14 @@ def _again(refusal: MFAError, form: str, **context: Any) -> Answer:
     if not isinstance(refusal, InvalidPendingToken | NoToken):
         waiting = find_waiting()
         return show(form, refusal, can_scan=waiting is not None and not waiting.methods, **context)
+    g.mfa_refusal = refusal.code  # for who counts
     return begin_again()
 
 
 def _welcome(signed_in: SignedIn) -> Answer:
     if signed_in.recovery_codes:
-        return show("recovery_codes.html", codes=signed_in.recovery_codes)
+        may_sign_out = not current_mount().is_embedded  # the cookie comes with this very page
+        return show("recovery_codes.html", codes=signed_in.recovery_codes, may_sign_out=may_sign_out)
     return redirect(next_place(), 303)
 
 

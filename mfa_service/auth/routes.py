@@ -1,8 +1,10 @@
 """Register, log in, show the second factor, refresh, log out. Each route parses, calls one method, answers."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
+from flask import Response, after_this_request, request
 from pydantic import Field
 
 from mfa_service import errors
@@ -11,7 +13,7 @@ from mfa_service.guard import REFUSALS, STEP_UP_SECONDS, current_identity, requi
 from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, PasswordOnly, Remember, SignedIn
 from mfa_service.services.totp import Enrolment
-from mfa_service.web import services
+from mfa_service.web import cookies, services
 from mfa_service.web.client import client_info
 from mfa_service.web.contract import Body, Empty, View, gives, limited, refuses, takes
 
@@ -266,8 +268,14 @@ def refresh(body: RefreshBody) -> RefreshView:
 @gives(200, TokenView)
 @refuses(*REFUSALS, errors.InvalidCode, errors.InvalidRecoveryCode)
 def step_up(body: ProofBody) -> TokenView:
-    """Show the second factor again: the same session, an access token with a fresh `auth_time`."""
-    fresh = services().login.step_up(current_identity, body.proof, client_info())
+    """Show the second factor again: the same session, an access token with a fresh `auth_time`.
+
+    A browser that came with a cookie gets another one.
+    """
+    cookie = None if "Authorization" in request.headers else cookies.read("session")
+    fresh = services().login.step_up(current_identity, body.proof, client_info(), cookie)
+    if fresh.cookie:
+        after_this_request(partial(_with_cookie, fresh.cookie))
     return TokenView(access_token=fresh.access_token, expires_in=fresh.expires_in)
 
 
@@ -294,3 +302,8 @@ def change_password(body: PasswordBody) -> Empty:
     who, session_id = current_identity.user_id, current_identity.session_id
     services().accounts.change_password(who, session_id, body.current_password, body.new_password, client_info())
     return Empty()
+
+
+def _with_cookie(cookie: str, response: Response) -> Response:
+    cookies.keep(response, "session", cookie)
+    return response

@@ -113,6 +113,18 @@ class Keyring:
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(self._keys[key_id])
 
 
+def newest_since(text: str) -> float | None:
+    """From when the newest key of a keyring has been in use, in Unix seconds; None if it does not say.
+
+    Raises ConfigurationError for what is no keyring.
+    """
+    Keyring.parse(text)
+    try:
+        return _active_from(json.loads(text)["keys"][0], 0) or None
+    except (ValueError, TypeError):
+        return None  # the only key of a ring is used whatever it says
+
+
 def new_keyring_text() -> str:
     """A fresh keyring with one key, in the file's form."""
     return _text([_new_entry()])

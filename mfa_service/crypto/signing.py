@@ -80,11 +80,11 @@ class DatedKeys:
 
         A name that holds no time (`file_name`) counts by when the file was written. Raises ConfigurationError.
         """
-        paths = sorted(folder.glob("*.pem"), key=lambda path: (_made_at(path), path.name))
+        paths = sorted(folder.glob("*.pem"), key=lambda path: (made_at(path), path.name))
         problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
         if problems or not paths:
             raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
-        return cls([(key, _made_at(path) + delay) for path in paths if (key := _find_key(path))], overlap=overlap)
+        return cls([(key, made_at(path) + delay) for path in paths if (key := _find_key(path))], overlap=overlap)
 
     def following(self, earlier: Self) -> Self:
         """The same keys; one that was there before signs from when it did, however often its file is written."""
@@ -131,7 +131,8 @@ def file_name(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):{_NAME}}.pem"
 
 
-def _made_at(path: Path) -> float:
+def made_at(path: Path) -> float:
+    """When the key of a file was made, in Unix seconds: by its name, or by when it was written."""
     try:
         return datetime.strptime(path.stem, _NAME).replace(tzinfo=UTC).timestamp()
     except ValueError:

@@ -32,6 +32,7 @@ from mfa_service.errors import (
     InvalidToken,
     MFAError,
     NotFound,
+    NoToken,
     WrongStep,
 )
 from mfa_service.models import User
@@ -288,16 +289,24 @@ class Login:
         return self.policy.is_due(user_id)
 
     @unit_of_work
-    def step_up(self, identity: Identity, proof: Proof, client: ClientInfo) -> SignedIn:
-        """Show the second factor again, in the same session. Raises InvalidToken, InvalidCode, InvalidRecoveryCode."""
+    def step_up(self, identity: Identity, proof: Proof, client: ClientInfo, cookie: str | None = None) -> SignedIn:
+        """Show the second factor again, in the same session.
+
+        The `cookie` that stands for it is replaced in the same unit: whoever has copied it is left behind. Of two
+        that come with the same one the second is refused before its proof is looked at.
+        Raises InvalidToken, NoToken, InvalidCode, InvalidRecoveryCode.
+        """
         user = self.users.find_active(identity.user_id)
         if user is None or not self.sessions.is_live(identity.session_id, user.id):
             raise InvalidToken
+        if cookie is not None and not self.sessions.has_cookie(identity.session_id, cookie):
+            raise NoToken
         held = self.factors.prepare(user.id, proof, client)
         verified = self.factors.verify(user, proof, held, client)
         grant = self.sessions.authenticate_again(identity.session_id, ("pwd", *verified.amr, "mfa"))
         self.audit.record(Event.STEP_UP_COMPLETED, client, user_id=user.id, session=grant.session_id, amr=grant.amr)
-        return self._tokens(user, grant)
+        fresh_cookie = self.sessions.bind_cookie(grant.session_id) if cookie is not None else None
+        return replace(self._tokens(user, grant), cookie=fresh_cookie)
 
     @unit_of_work
     def sign_out(self, identity: Identity, client: ClientInfo, *, everywhere: bool) -> None:

@@ -127,10 +127,15 @@ class Sessions:
         return self._grant(session)
 
     def bind_cookie(self, session_id: str) -> str:
-        """Let a browser's cookie stand for a session that has just been opened: what is to be in it."""
+        """Let a browser's cookie stand for a session whose user's row is held: what is to be in it from now on."""
         cookie = new_token()
         self._session.get_one(Session, session_id).cookie_digest = digest(cookie)
         return cookie
+
+    def has_cookie(self, session_id: str, cookie: str) -> bool:
+        """Whether this cookie still stands for this session."""
+        same = select(Session.id).where(Session.id == session_id, Session.cookie_digest == digest(cookie))
+        return self._session.scalar(same) is not None
 
     def has_seen(self, user_id: str, client: ClientInfo) -> bool:
         """Whether the user has signed in with this agent from this network before, as far as sessions are kept."""

@@ -11,7 +11,7 @@ from flask import Flask, Response, g, has_request_context, request
 from pythonjsonlogger.json import JsonFormatter
 
 from mfa_service.services.audit import Audit, Recorded
-from mfa_service.web.client import request_id
+from mfa_service.web.client import client_address, request_id
 
 _FIELDS = "{asctime}{levelname}{name}{message}"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -120,8 +120,12 @@ def gunicorn_logging() -> dict[str, Any]:
     }
 
 
-def log_requests(app: Flask) -> None:
-    """Write a line for each request. A query may hold what somebody typed, and a path of no route anything at all.
+def log_requests(app: Flask, *, everything: bool) -> None:
+    """Write a line for each request, or for those alone that a route refuses.
+
+    A query may hold what somebody typed, and a path of no route anything at all: such a path is none to get into, so
+    no refusal either. What is written without having been asked for quotes nothing: of a path it names the route.
+    What fails on our side has a line of its own.
 
     The line is put together here: it is the one that is written all the time, and the formatter takes thrice as long.
     """
@@ -131,15 +135,18 @@ def log_requests(app: Flask) -> None:
         g.mfa_log_began = time.perf_counter()
 
     def write(response: Response) -> Response:
-        if logger.isEnabledFor(logging.INFO):
+        code, route = g.get("mfa_refusal"), request.url_rule
+        is_refused = code is not None and route is not None and response.status_code < 500
+        if (everything or is_refused) and logger.isEnabledFor(logging.INFO):
             took = time.perf_counter() - g.get("mfa_log_began", time.perf_counter())
-            path = request.path[:256] if request.url_rule else None
+            path = route and (request.path[:256] if everything else route.rule)
+            reason = f' "code": {json.dumps(code)},' if code else ""
             record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "request", None, None)
             record.mfa_line = (
-                f'{{"time": "{_written(int(time.time()))}", "level": "INFO", "logger": "{logger.name}", '
+                f'{{"time": "{_written(int(record.created))}", "level": "INFO", "logger": "{logger.name}", '
                 f'"message": "request", "requestId": "{request_id()}", "method": {json.dumps(request.method[:16])}, '
-                f'"path": {json.dumps(path)}, "status": {response.status_code}, "seconds": {took:.6f}, '
-                f'"address": {json.dumps(request.remote_addr)}}}'
+                f'"path": {json.dumps(path)}, "status": {response.status_code},{reason} "seconds": {took:.6f}, '
+                f'"address": "{client_address() or "unknown"}"}}'
             )
             logger.handle(record)
         return response

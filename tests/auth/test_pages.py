@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mfa_service.services.administration import By, Changes
 from mfa_service.services.policy import Rules
 from tests.conftest import Clock, program
 from tests.factories import PASSWORD, Person, bearer, register, sign_in, totp
-from tests.pages import DEVICE, PENDING, SESSION, Browser, Page
+from tests.pages import DEVICE, OWN, PENDING, SESSION, Browser, Page
 from tests.services import CLIENT, Rows, events, forgive, user_id_of
 
 MakeApp = Callable[..., Flask]
@@ -361,6 +362,50 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(
     assert browser.post("/auth/sign-out").status_code == 303
 
 
+@pytest.mark.parametrize("path", ["/auth/code", "/auth/recovery-code"])
+def test_a_page_for_who_is_signed_in_has_a_button_for_signing_out(
+    browser: Browser, ready: Person, clock: Clock, path: str
+) -> None:
+    enter(browser, ready, clock)
+    browser.get(f"{path}?next=/there")
+    assert browser.page.words[-1] == "Sign out"
+    assert browser.press(-1).headers["Location"] == "/auth/sign-in?next=/there"
+    assert browser.cookie(SESSION) is None
+    assert "Sign out" not in browser.follow().text
+
+
+def test_so_have_the_pages_for_setting_up_an_authenticator(
+    browser: Browser, ada: Person, app: Flask, clock: Clock
+) -> None:
+    services(app).administration.set_policy(By(CLIENT), Rules("optional"))
+    browser.sign_in(ada)
+    browser.follow()
+    assert browser.page.words[-1] == "Sign out"
+    browser.press()
+    assert browser.page.words[-1] == "Sign out"
+    browser.press(code=totp(browser.page.codes[0], int(clock()) // 30))
+    assert len(browser.page.codes) == 10
+    assert browser.page.words[-1] == "Sign out"
+    browser.press(-1)
+    assert browser.get("/api/profile").json["code"] == "no_token"
+
+
+def test_so_has_a_refusal(browser: Browser, ready: Person, clock: Clock) -> None:
+    enter(browser, ready, clock)
+    browser.get("/auth/code")
+    assert browser.press(code=ready.code(clock(), 50)).status_code == 401
+    assert browser.page.words[-1] == "Sign out"
+    browser.post("/auth/code", {"code": "123456"}, Origin="https://evil.example")
+    assert browser.page.words[-1] == "Sign out"
+
+
+def test_who_is_not_signed_in_yet_has_nothing_to_sign_out_of(browser: Browser, ready: Person) -> None:
+    for path in PAGES:
+        assert "Sign out" not in browser.get(path).text
+    browser.sign_in(ready)
+    assert "Sign out" not in browser.follow().text
+
+
 def test_signing_out_of_one_browser_leaves_the_other(app: Flask, ready: Person, clock: Clock) -> None:
     one, other = Browser(app), Browser(app)
     enter(one, ready, clock)
@@ -439,8 +484,75 @@ def test_what_needs_a_fresh_factor_is_opened_by_the_page(
     answer = browser.press(code=ready.code(clock()))
     assert (answer.status_code, answer.headers["Location"]) == (303, "/there")
     assert browser.client.put("/api/admin/policy", json=body, headers=new).status_code == 200
-    assert browser.cookie(SESSION) == before
+    assert browser.cookie(SESSION) != before
     assert "step_up.completed" in events(rows)
+
+
+def test_the_cookie_from_before_is_dead_at_once_and_the_session_is_the_same(
+    browser: Browser, ready: Person, clock: Clock, app: Flask, rows: Rows
+) -> None:
+    enter(browser, ready, clock)
+    thief = Browser(app)
+    thief.client.set_cookie(SESSION, browser.cookie(SESSION) or "")
+    assert thief.get("/api/profile").status_code == 200
+    sessions = rows("SELECT id, generation, expires_at FROM mfa_sessions ORDER BY id")
+    clock.advance(30)
+    browser.get("/auth/code")
+    assert browser.press(code=ready.code(clock())).status_code == 303
+    assert thief.get("/api/profile").json["code"] == "no_token"
+    assert browser.get("/api/profile").status_code == 200
+    assert rows("SELECT id, generation, expires_at FROM mfa_sessions ORDER BY id") == sessions
+
+
+def test_a_step_up_that_is_refused_leaves_the_cookie(browser: Browser, ready: Person, clock: Clock) -> None:
+    enter(browser, ready, clock)
+    before = browser.cookie(SESSION)
+    browser.get("/auth/code")
+    assert browser.press(code=ready.code(clock(), 50)).status_code == 401
+    assert browser.cookie(SESSION) == before
+    assert browser.get("/api/profile").status_code == 200
+
+
+def test_a_script_of_a_page_that_steps_up_with_the_cookie_has_it_replaced_too(
+    browser: Browser, ready: Person, clock: Clock, app: Flask
+) -> None:
+    enter(browser, ready, clock)
+    before = browser.cookie(SESSION) or ""
+    clock.advance(30)
+    answer = browser.client.post("/auth/step-up", json={"totpCode": ready.code(clock())}, headers={"Origin": OWN})
+    assert answer.status_code == 200
+    [header] = answer.headers.getlist("Set-Cookie")
+    assert header.endswith("; Secure; HttpOnly; Path=/; SameSite=Lax")
+    assert browser.cookie(SESSION) != before
+    assert browser.get("/api/profile").status_code == 200
+    clock.advance(30)
+    token = bearer(answer.json["accessToken"])
+    again = browser.client.post("/auth/step-up", json={"totpCode": ready.code(clock())}, headers=token)
+    assert (again.status_code, "Set-Cookie" in again.headers) == (200, False), "a program's step-up is no browser's"
+    assert browser.get("/api/profile").status_code == 200
+
+
+def test_of_two_tabs_that_step_up_at_once_one_does_and_the_browser_stays_signed_in(
+    make_app: MakeApp, ada: Person, clock: Clock, rows: Rows
+) -> None:
+    app = with_pages(make_app, MFA_AUTH_RATE_LIMIT="1000 per minute")
+    browser = Browser(app)
+    browser.sign_in(ada)
+    browser.follow()
+    browser.set_up(clock)
+    codes = browser.page.codes
+    tabs = [Browser(app) for _ in codes[:5]]
+    for tab in tabs:
+        tab.client.set_cookie(SESSION, browser.cookie(SESSION) or "")
+    with ThreadPoolExecutor(len(tabs)) as pool:
+        list(pool.map(lambda tab, code: tab.post("/auth/recovery-code", {"code": code}), tabs, codes))
+    went = sorted(tab.answer.headers["Location"] for tab in tabs)
+    assert went == ["/", *["/auth/sign-in?next=/"] * 4]
+    kept = [tab.cookie(SESSION) for tab in tabs]
+    assert kept.count(browser.cookie(SESSION)) == 4, "nothing takes the place of the new one"
+    [alive] = [tab for tab in tabs if tab.get("/api/profile").status_code == 200]
+    assert alive.cookie(SESSION) != browser.cookie(SESSION)
+    assert len(rows("SELECT 1 FROM mfa_recovery_codes WHERE used_at IS NOT NULL")) == 1
 
 
 def test_a_remembered_device_shows_the_factor_where_it_is_asked_for(
@@ -501,7 +613,7 @@ def test_every_page_is_plain_labelled_and_kept_by_nobody(
         assert not [one for _, one in page.tags if any(key.startswith("on") or key == "style" for key in one)], name
         ids = [one["id"] for one in page.all("input") if one.get("type") not in ("hidden", "checkbox")]
         assert ids == [label["for"] for label in page.all("label") if "for" in label], name
-        assert all(form.fields["next"] == "/there" for form in page.forms), name
+        assert {form.fields["next"] for form in page.forms} <= {"/there", "/auth/sign-in?next=/there"}, name
     assert seen["scan"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert seen["code"][1].all("input")[1]["autocomplete"] == "one-time-code"
     assert [one.get("autocomplete") for one in seen["sign in"][1].all("input")[1:]] == ["username", "current-password"]

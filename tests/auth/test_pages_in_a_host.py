@@ -208,6 +208,12 @@ def test_the_hosts_sign_out_ends_both_sessions(browser: Browser, secret: str, cl
     assert browser.get("/account").status_code == 303
 
 
+def test_the_pages_leave_signing_out_to_the_host(browser: Browser, secret: str, clock: Clock) -> None:
+    enter(browser, secret, clock)
+    for path in ("/auth/code", "/auth/recovery-code"):
+        assert "Sign out" not in browser.get(path).text
+
+
 def test_the_hosts_sign_out_works_wherever_it_comes_from(browser: Browser, secret: str, clock: Clock) -> None:
     enter(browser, secret, clock)
     assert browser.post("/logout", Origin="https://evil.example").status_code == 302

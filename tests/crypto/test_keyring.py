@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mfa_service.crypto.keyring import Keyring, new_keyring_text
+from mfa_service.crypto.keyring import Keyring, new_keyring_text, newest_since, with_new_key, without_key
 from mfa_service.errors import ConfigurationError
 
 OLD = bytes(range(100, 132))
@@ -116,6 +116,15 @@ def test_a_file_that_is_no_text_is_refused_like_any_other_wrong_keyring(tmp_path
     (tmp_path / "keyring.json").write_bytes(b"\xff\xfe" + NEW)
     with pytest.raises(ConfigurationError):
         Keyring.load(tmp_path / "keyring.json")
+
+
+def test_a_keyring_says_since_when_its_newest_key_is_used_if_anybody_knows() -> None:
+    fresh = new_keyring_text()
+    assert newest_since(fresh) is None
+    rotated = with_new_key(fresh, active_from=1_700_000_000)
+    assert newest_since(rotated) == 1_700_000_000
+    assert newest_since(without_key(rotated, json.loads(fresh)["keys"][0]["id"])) == 1_700_000_000
+    assert newest_since(json.dumps({"keys": [json.loads(fresh)["keys"][0] | {"activeFrom": "soon"}]})) is None
 
 
 def test_a_keyring_does_not_print_its_keys() -> None:

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import event
 
 from mfa_service.crypto.tokens import Identity
-from mfa_service.errors import InvalidPendingToken, InvalidRefreshToken, InvalidToken, NotFound
+from mfa_service.errors import InvalidPendingToken, InvalidRefreshToken, InvalidToken, NotFound, NoToken
 from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo
+from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, SignedIn
 from mfa_service.services.sessions import Account, Found
 from tests.conftest import Clock
@@ -352,6 +353,35 @@ def test_every_session_has_another_cookie_and_keeps_its_digest_only(
     assert len(set(kept)) == 5
     assert not set(kept) & set(cookies)
     assert not any(cookie in repr(rows(f"SELECT * FROM {table}")) for cookie in cookies for table in EVERYWHERE)
+
+
+def test_a_step_up_replaces_the_cookie_it_came_with_and_no_other(
+    services: Services, ada: Person, rows: Rows, clock: Clock
+) -> None:
+    first, other = (with_cookie(services, ada, steps) for steps in (-1, 0))
+    before = first.cookie or ""
+    found = services.login.find_by_cookie(before)
+    assert found
+    clock.advance(60)
+    proof = Proof("totp", ada.code(clock()))
+    with pytest.raises(NoToken):
+        services.login.step_up(found[0], proof, CLIENT, other.cookie)
+    stepped = services.login.step_up(found[0], proof, CLIENT, before)
+    assert stepped.cookie not in (None, before)
+    assert services.login.find_by_cookie(before) is None
+    again = services.login.find_by_cookie(stepped.cookie or "")
+    assert again
+    assert (again[0].session_id, again[0].auth_time) == (found[0].session_id, int(clock()))
+    assert services.login.find_by_cookie(other.cookie or "")
+
+
+def test_a_step_up_without_a_cookie_leaves_it(services: Services, ada: Person, clock: Clock) -> None:
+    cookie = with_cookie(services, ada).cookie or ""
+    found = services.login.find_by_cookie(cookie)
+    assert found
+    clock.advance(60)
+    assert services.login.step_up(found[0], Proof("totp", ada.code(clock())), CLIENT).cookie is None
+    assert services.login.find_by_cookie(cookie)
 
 
 def test_a_cookie_is_shown_by_no_repr(services: Services, ada: Person) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, inspect
 from tests.bursts import post
 from tests.conftest import ROOT, Clock, free_port, running
 from tests.factories import PASSWORD, bearer, log_in, register, sign_in, totp
+from tests.pages import Browser
 
 MakeApp = Callable[..., Flask]
 Rows = Callable[..., list[dict[str, Any]]]
@@ -44,7 +45,7 @@ def test_each_event_is_one_line_with_who_when_and_where(lines: Lines, make_app: 
     ada = register(client)
     sign_in(client, ada, clock())
     client.post("/auth/login", json={"username": ada.username, "password": "wrong"}, headers={"User-Agent": "tests/1"})
-    written = lines()
+    written = events_in(lines())
     assert [line["event"] for line in written] == [
         "user.registered",
         "login.password_accepted",
@@ -70,7 +71,7 @@ def test_the_line_of_a_crash_and_of_a_refusal_carry_the_id_that_the_client_was_g
     lines()
     for method, path in (("GET", "/crash"), ("POST", "/auth/login")):
         answer = client.open(path, method=method, json={})
-        assert [line["requestId"] for line in lines()] == [answer.headers["X-Request-Id"]]
+        assert {line["requestId"] for line in lines()} == {answer.headers["X-Request-Id"]}
 
 
 def test_a_crash_is_logged_with_its_cause(lines: Lines, make_app: MakeApp) -> None:
@@ -80,6 +81,79 @@ def test_a_crash_is_logged_with_its_cause(lines: Lines, make_app: MakeApp) -> No
     [line] = lines()
     assert line["level"] == "ERROR"
     assert "RuntimeError: out of tea" in line["exc_info"]
+
+
+# ── requests, and refusals ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_is_a_line_that_holds_no_secret(lines: Lines, make_app: MakeApp) -> None:
+    client = make_app(MFA_ACCESS_LOG=True).test_client()
+    client.get("/api/profile?token=secret", headers={"X-Request-Id": "request-1234", "Authorization": "Bearer secret"})
+    client.get("/secret/path")
+    client.get("/healthz")
+    refused, unknown, answered = written = requests_in(lines())
+    assert {name: refused[name] for name in ("method", "path", "status", "code", "address", "requestId")} == {
+        "method": "GET",
+        "path": "/api/profile",
+        "status": 401,
+        "code": "invalid_token",
+        "address": "127.0.0.1",
+        "requestId": "request-1234",
+    }
+    assert list(refused)[-4:] == ["status", "code", "seconds", "address"]
+    assert 0 <= refused["seconds"] < 5
+    assert (unknown["path"], unknown["status"], unknown["code"]) == (None, 404, "not_found")
+    assert (answered["path"], answered["status"]) == ("/healthz", 200)
+    assert "code" not in answered
+    assert "secret" not in json.dumps(written)
+
+
+def test_without_the_setting_what_a_route_refuses_is_a_line_with_its_reason(
+    lines: Lines, make_app: MakeApp, clock: Clock
+) -> None:
+    client = make_app(MFA_AUTH_RATE_LIMIT="3 per minute", MFA_TOKEN_LOCATIONS="header,cookie").test_client()
+    ada, bob = register(client), register(client)
+    token, other = sign_in(client, ada, clock()), sign_in(client, bob, clock())
+    [theirs] = client.get("/api/sessions", headers=bearer(other)).json["items"]
+    lines()
+    client.get("/api/profile")
+    client.get("/api/profile", headers=bearer(token + "x"))
+    client.delete(f"/api/sessions/{theirs['id']}", headers=bearer(token))
+    clock.advance(301)
+    client.post("/api/mfa/recovery-codes", headers=bearer(token), json={})
+    client.get("/api/admin/users", headers=bearer(token))
+    client.post("/auth/sign-out", headers={"Origin": "https://evil.example"})
+    for body in ({}, {"username": ["x"], "password": "p"}):
+        client.post("/auth/login", json=body)
+    assert [(line["path"], line["status"], line["code"]) for line in requests_in(lines())] == [
+        ("/api/profile", 401, "no_token"),
+        ("/api/profile", 401, "invalid_token"),
+        ("/api/sessions/<session_id>", 404, "not_found"),
+        ("/api/mfa/recovery-codes", 401, "step_up_required"),
+        ("/api/admin/users", 403, "role_required"),
+        ("/auth/sign-out", 403, "foreign_origin"),
+        ("/auth/login", 400, "invalid_request"),
+        ("/auth/login", 429, "too_many_attempts"),
+    ]
+
+
+def test_without_it_nothing_else_is_a_line_and_nobody_fills_the_log_with_paths(lines: Lines, make_app: MakeApp) -> None:
+    client = make_app().test_client()
+    client.get("/healthz")
+    client.get("/secret/path")
+    client.post("/healthz")
+    assert lines() == []
+
+
+def test_a_page_that_refuses_is_a_line_with_the_reason_too(lines: Lines, make_app: MakeApp) -> None:
+    browser = Browser(make_app(MFA_TOKEN_LOCATIONS="header,cookie"))
+    browser.post("/auth/sign-in", {"username": "nobody", "password": "typed"})
+    browser.post("/auth/code", {"code": "123456"})
+    written = requests_in(lines())
+    assert [(line["path"], line["status"], line["code"]) for line in written] == [
+        ("/auth/sign-in", 401, "invalid_credentials"),
+        ("/auth/code", 303, "no_token"),
+    ]
 
 
 # ── nobody writes into it ────────────────────────────────────────────────────────────────────────
@@ -96,13 +170,13 @@ def test_no_input_forges_a_line_or_a_member(lines: Lines, make_app: MakeApp, row
         for path in ("/auth/register", "/auth/login"):
             assert client.post(path, json=body, environ_overrides=environ).status_code < 500
     written = lines()
-    assert written
+    assert events_in(written)
     for line in written:
         assert "forged" not in line
-        assert line["event"] != "login.completed"
+        assert line.get("event") != "login.completed"
         assert line["address"] == "unknown"
         assert re.fullmatch(r"[0-9a-f]{32}", line["requestId"])
-        assert line["userAgent"].isprintable()
+        assert line.get("userAgent", "").isprintable()
     for row in rows("SELECT user_agent, request_id, address FROM mfa_events"):
         assert all(value.isprintable() for value in row.values())
         assert row["address"] == "unknown"
@@ -112,7 +186,7 @@ def test_a_long_agent_is_cut_and_harms_nothing(lines: Lines, make_app: MakeApp) 
     client = make_app().test_client()
     body = {"username": "nobody", "password": "wrong"}
     assert client.post("/auth/login", json=body, headers={"User-Agent": "é" * 5000}).status_code == 401
-    [line] = lines()
+    [line] = events_in(lines())
     assert len(line["userAgent"]) == 256
 
 
@@ -192,6 +266,14 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
 
     yield read
     read()
+
+
+def events_in(written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in written if line["logger"] == "mfa_service.audit"]
+
+
+def requests_in(written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in written if line["logger"] == "mfa_service.access"]
 
 
 def crash() -> None:

@@ -1,6 +1,5 @@
 """Figures for Prometheus, and a line for each request: what they say, to whom, and what they never hold."""
 
-import json
 import os
 import re
 import signal
@@ -124,32 +123,6 @@ def test_whichever_worker_is_asked_knows_of_all_and_of_those_that_have_gone(
     while status_of(f"{address}/healthz") != 200 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert served_figures(address)[name] == 40
-
-
-# ── a line for each request ──────────────────────────────────────────────────────────────────────
-
-
-def test_a_request_is_a_line_that_holds_no_secret(make_app: MakeApp, capsys: pytest.CaptureFixture[str]) -> None:
-    client = make_app(MFA_ACCESS_LOG=True).test_client()
-    client.get("/api/profile?token=secret", headers={"X-Request-Id": "request-1234", "Authorization": "Bearer secret"})
-    client.get("/secret/path")
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    known, unknown = (line for line in lines if line["logger"] == "mfa_service.access")
-    assert {name: known[name] for name in ("method", "path", "status", "address", "requestId")} == {
-        "method": "GET",
-        "path": "/api/profile",
-        "status": 401,
-        "address": "127.0.0.1",
-        "requestId": "request-1234",
-    }
-    assert 0 <= known["seconds"] < 5
-    assert (unknown["path"], unknown["status"]) == (None, 404)
-    assert "secret" not in json.dumps(lines)
-
-
-def test_without_the_setting_there_is_none(client: FlaskClient, capsys: pytest.CaptureFixture[str]) -> None:
-    client.get("/api/profile")
-    assert "mfa_service.access" not in capsys.readouterr().err
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
