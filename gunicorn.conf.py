@@ -55,8 +55,8 @@ class Worker(ThreadWorker):
         super().set_accept_enabled(enabled and time.monotonic() >= self.rests_until)
 
     def wait_for_and_dispatch_events(self, timeout):
-        """Wait no longer than the rest lasts."""
-        is_resting = time.monotonic() < self.rests_until
+        """Wait no longer than the rest lasts; asked by the state, for the clock has gone on since it was set."""
+        is_resting = self.alive and not self._accepting and self.nr_conns < self.worker_connections
         super().wait_for_and_dispatch_events(min(timeout, REST) if is_resting else timeout)
 
     def handle(self, conn):

@@ -23,6 +23,7 @@ from tests.factories import PASSWORD, totp
 from tests.services import Rows
 
 pytestmark = pytest.mark.services
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 
 
@@ -67,6 +68,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_hash_leaves_no_lock(start: S
     assert post(address, "/auth/login", who).status == 200
 
 
+@ON_SQLITE
 def test_who_wakes_first_leaves_connections_to_the_others(start: Start, redis: str) -> None:
     address, master = start(WEB_CONCURRENCY="2", MFA_REDIS_URL=redis)
     await_both(address, master)
@@ -79,6 +81,20 @@ def test_who_wakes_first_leaves_connections_to_the_others(start: Start, redis: s
 
     shares = shares_of(address, master, connections=300, meanwhile=wake)
     assert min(shares) >= 20, shares
+
+
+@ON_SQLITE
+def test_who_has_left_one_to_the_others_listens_again_at_once(start: Start, redis: str) -> None:
+    address, master = start(WEB_CONCURRENCY="2", MFA_REDIS_URL=redis)
+    await_both(address, master)
+    os.kill(workers_of(master)[0], signal.SIGSTOP)
+    took = []
+    for _ in range(1000):
+        began = time.monotonic()
+        urllib.request.urlopen(f"{address}/healthz", timeout=20).close()
+        took.append(time.monotonic() - began)
+    os.kill(workers_of(master)[0], signal.SIGCONT)
+    assert max(took) < 0.9
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
