@@ -27,12 +27,15 @@ def main() -> None:
     effort = QUICK if parser.parse_args().quick else FULL
     if missing := [program for program in PROGRAMS if not shutil.which(program)]:
         sys.exit(f"make bench needs {' and '.join(missing)}: apt-get install {' '.join(missing)}")
-    figures, plots = [], Plots()
-    for figure in _figures(effort, plots):
-        print(f"{figure.what}: {figure.measured} ({figure.goal})", flush=True)
-        figures.append(figure)
-    report.write(figures, plots, effort)
-    print(f"wrote {report.REPORT}")
+    figures, plots, is_whole = [], Plots(), False
+    try:
+        for figure in _figures(effort, plots):
+            print(f"{figure.what}: {figure.measured} ({figure.goal})", flush=True)
+            figures.append(figure)
+        is_whole = True
+    finally:
+        report.write(figures, plots, effort, is_whole=is_whole)
+        print(f"wrote {report.REPORT}")
 
 
 def _figures(effort: Effort, plots: Plots) -> Iterator[Figure]:

@@ -16,16 +16,16 @@ FOLDER = Path(__file__).parent
 REPORT, PLOTS = FOLDER / "REPORT.md", FOLDER / "plots"
 
 
-def write(figures: list[Figure], plots: Plots, effort: Effort) -> None:
-    """Write the report, with goals that were missed as missed."""
+def write(figures: list[Figure], plots: Plots, effort: Effort, *, is_whole: bool) -> None:
+    """Write the report, with goals that were missed as missed, and also of a run that came to no end."""
     PLOTS.mkdir(exist_ok=True)
     _draw_storm(plots)
     _draw_growth(plots)
     _draw_hashing(plots)
-    REPORT.write_text(_text(figures, effort))
+    REPORT.write_text(_text(figures, effort, is_whole=is_whole))
 
 
-def _text(figures: list[Figure], effort: Effort) -> str:
+def _text(figures: list[Figure], effort: Effort, *, is_whole: bool) -> str:
     met = sum(figure.is_met for figure in figures)
     quick = " ARGS=--quick" if effort is QUICK else ""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -37,7 +37,8 @@ def _text(figures: list[Figure], effort: Effort) -> str:
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}; {served}; metrics and access log on.",
         f"{rounds} Figures are ratios to floors (`bench/floors.py`) of the same run.",
         "",
-        f"{met} of {len(figures)} goals are met.",
+        f"{met} of {len(figures)} goals are met."
+        + ("" if is_whole else " **This run ended early: others are missing.**"),
         "",
         "| what | goal | measured | met | figures |",
         "|---|---|---|---|---|",
