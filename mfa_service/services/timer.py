@@ -4,6 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from mfa_service.errors import Unavailable
+
 
 class Timer:
     """Started by the first request, that is after gunicorn has forked; a round that fails is logged, not the last."""
@@ -36,5 +38,7 @@ class Timer:
         while not self._ends.wait(self._seconds):
             try:
                 self._work()
+            except Unavailable:
+                continue  # the database is out of order, which has been said
             except Exception:
                 logging.getLogger("mfa_service").exception("a round of the %s failed", self._name)

@@ -9,10 +9,11 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Engine, Row, Select
+from sqlalchemy import Connection, Engine, Row, Select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, scoped_session
@@ -26,7 +27,7 @@ R = TypeVar("R")
 #: between, in seconds: at random, up to the first doubled each time, and never over the second. Of many that want one
 #: row SERIALIZABLE lets one through at a time: without a rest the others would only be in each other's way.
 TRIES = 25
-#: The same where its connection was dead, or its statement's plan outdated.
+#: The same where its connection was dead or could only read, or its statement's plan was outdated.
 _FEW_TRIES = 2
 #: After so many seconds it is not begun again.
 _LONGEST_TRYING = 10
@@ -44,8 +45,10 @@ _PLAN_OUTDATED = {
 }
 #: SQLSTATE of a table or a column that is missing.
 _NOT_MIGRATED = ("42P01", "42703")
+#: The same, of a transaction that may change nothing.
+_READ_ONLY = "25006"
 #: The same, of a database that takes no changes, and of one that is full.
-_OUT_OF_ORDER = (*_NOT_MIGRATED, "25006", "53100", "53200", "53300")
+_OUT_OF_ORDER = (*_NOT_MIGRATED, _READ_ONLY, "53100", "53200", "53300")
 #: The same, of somebody who has waited for a lock for as long as he may.
 LOCK_NOT_AVAILABLE = "55P03"
 #: Execution options of a connection: whether its transaction is going to write, and that it runs single statements.
@@ -113,15 +116,16 @@ class UnitOfWork:
         if _has_outdated_plan(error):
             self._single.dispose()  # plans are kept by connections
             return tries <= _FEW_TRIES
-        return _was_dead(error) and tries <= _FEW_TRIES
+        return (_was_dead(error) or sqlstate(error) == _READ_ONLY) and tries <= _FEW_TRIES
 
     def _outermost(self, work: Callable[[], R], writes: bool) -> R:
         session, began = self._session(), time.monotonic()
         session.info.update(is_in_unit=True, events=[])
         try:
-            session.connection(execution_options={WRITES: writes, **self._options})
-            outcome = _outcome(work)
-            session.flush()
+            connection = session.connection(execution_options={WRITES: writes, **self._options})
+            with _dropped_if_read_only(connection):
+                outcome = _outcome(work)
+                session.flush()
             if writes and time.monotonic() - began > LONGEST_SECONDS:
                 raise Unavailable  # rolled back by closing: the audit's seals count on it
             _commit(session)
@@ -136,6 +140,17 @@ class UnitOfWork:
         if isinstance(outcome, MFAError):
             raise outcome
         return outcome
+
+
+@contextmanager
+def _dropped_if_read_only(connection: Connection) -> Iterator[None]:
+    """Don't keep a connection that may only read: it was opened when nobody was to write, and stays as it was then."""
+    try:
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) == _READ_ONLY:
+            connection.invalidate(error)
+        raise
 
 
 def _commit(session: Session) -> None:

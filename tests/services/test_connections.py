@@ -42,6 +42,25 @@ def test_plans_that_somebody_threw_away_are_made_anew(served: Services) -> None:
     assert look(served) == [("early",)]
 
 
+def test_connections_from_when_nobody_was_to_write_are_replaced_once_one_may(served: Services, other: Engine) -> None:
+    with other.connect().execution_options(isolation_level="AUTOCOMMIT") as operator:
+        name = operator.execute(text("SELECT current_database()")).scalar()
+        operator.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+        try:
+            close_all(other)
+            with served.engine.connect(), served.engine.connect():
+                pass  # two of them, for the pool to keep
+            with pytest.raises(Unavailable):
+                served.unit.run(lambda: add(served, "never"), writes=True)
+            with served.engine.connect(), served.engine.connect():
+                pass
+        finally:
+            operator.execute(text(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'))
+    other.dispose()
+    served.unit.run(lambda: add(served, "later"), writes=True)
+    assert look(served) == [("early",), ("later",)]
+
+
 @pytest.mark.parametrize("idle_seconds", [0, 1.1])
 def test_a_connection_that_was_closed_meanwhile_is_replaced(
     served: Services, other: Engine, idle_seconds: float

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mfa_service.errors import Unavailable
 from mfa_service.services.timer import Timer
 from tests.services import at_once
 
@@ -27,6 +28,15 @@ def test_a_round_that_fails_is_logged_and_the_next_goes_on(
     failures = [it for it in caplog.records if it.levelno == logging.ERROR]
     assert [it.getMessage() for it in failures] == ["a round of the tests failed"] * 2
     assert all(it.exc_info and isinstance(it.exc_info[1], ZeroDivisionError) for it in failures)
+
+
+def test_that_the_database_is_out_of_order_is_not_said_again(
+    timer: Callable[..., Timer], caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = Rounds(3, failing=2, failure=Unavailable())
+    timer(rounds, SOON).ensure_running()
+    assert rounds.done.wait(10)
+    assert caplog.records == []
 
 
 def test_nothing_runs_before_it_is_asked_to(timer: Callable[..., Timer]) -> None:
@@ -94,9 +104,10 @@ def test_it_does_not_keep_a_process_alive(timer: Callable[..., Timer]) -> None:
 class Rounds:
     """Work that counts, and whose first rounds may fail."""
 
-    def __init__(self, count: int, *, failing: int = 0) -> None:
+    def __init__(self, count: int, *, failing: int = 0, failure: Exception | None = None) -> None:
         self.left = count
         self.failing = failing
+        self.failure = failure or ZeroDivisionError()
         self.done = threading.Event()
 
     def __call__(self) -> None:
@@ -105,7 +116,7 @@ class Rounds:
             self.done.set()
         if self.failing:
             self.failing -= 1
-            raise ZeroDivisionError
+            raise self.failure
 
 
 @pytest.fixture
