@@ -147,16 +147,15 @@ def shares_of(
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for connection in opened:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-        theirs = {inode_of(url.port, connection.getsockname()[1]) for connection in opened}
+        theirs = server_ends(url.port, {connection.getsockname()[1] for connection in opened})
         return [len(theirs & sockets_of(pid)) for pid in workers_of(master)]
 
 
-def inode_of(port: int | None, client_port: int) -> str:
-    """The server's end of a connection, as the kernel numbers it (proc(5), /proc/net/tcp)."""
-    ends = f":{port:04X}", f":{client_port:04X}"
+def server_ends(port: int | None, client_ports: set[int]) -> set[str]:
+    """The server's ends of connections, as the kernel numbers them (proc(5), /proc/net/tcp)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    [inode] = [row[9] for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
-    return f"socket:[{inode}]"
+    ends = {(f"{port:04X}", f"{client_port:04X}") for client_port in client_ports}
+    return {f"socket:[{row[9]}]" for row in rows if (row[1][-4:], row[2][-4:]) in ends}
 
 
 def sockets_of(pid: int) -> set[str]:
