@@ -114,7 +114,10 @@ secure_scheme_headers = {}
 
 # Each process writes its figures into a file of its own; whichever is asked for /metrics adds them up.
 if os.environ.get("MFA_METRICS"):
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="mfa-metrics-"))
+    figures = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="mfa-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
+    if not (Path(figures).is_dir() and os.access(figures, os.W_OK)):
+        problems.append(f"PROMETHEUS_MULTIPROC_DIR is no folder that can be written to: {figures}")
 
 
 def child_exit(_server, worker):

@@ -13,7 +13,7 @@ from bench.load import Caller
 from bench.servers import PASSWORD, Bench, free_port
 
 #: Requests of two runs: what is once for each start is in both of them.
-_FEW, _MANY = 40, 140
+_FEW, _MANY = 10, 60
 #: Transactions and commands a request that counting may be off by.
 _SLACK = 0.1
 

@@ -84,6 +84,15 @@ def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> 
     assert "Booting worker" not in answer.stderr
 
 
+def test_a_folder_for_figures_that_is_none_is_said_before_a_worker_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = {"MFA_INSTANCE": str(tmp_path), "MFA_METRICS": "127.0.0.1", "PORT": str(free_port())}
+    answer = _gunicorn(settings | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "file")})
+    assert answer.returncode == 4
+    assert f"PROMETHEUS_MULTIPROC_DIR is no folder that can be written to: {tmp_path / 'file'}" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
 @ON_SQLITE
 def test_the_wrong_keyring_is_noticed_even_if_the_database_was_locked_at_start(
     make_app: Callable[..., Flask], tmp_path: Path
