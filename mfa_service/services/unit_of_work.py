@@ -127,6 +127,7 @@ class UnitOfWork:
                 outcome = _outcome(work)
                 session.flush()
             if writes and time.monotonic() - began > LONGEST_SECONDS:
+                logging.getLogger("mfa_service").error("a transaction took over %s s: undone", LONGEST_SECONDS)
                 raise Unavailable  # rolled back by closing: the audit's seals count on it
             _commit(session)
             events = session.info["events"]

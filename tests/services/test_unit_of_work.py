@@ -77,6 +77,16 @@ def test_a_crash_rolls_back(diary: Diary, rows: Rows, crash: type[BaseException]
     assert entries(rows) == 0
 
 
+def test_a_unit_that_takes_too_long_is_undone_and_says_so(
+    diary: Diary, rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mfa_service.services.unit_of_work.LONGEST_SECONDS", 0)
+    with pytest.raises(Unavailable):
+        diary.write("late")
+    assert entries(rows) == 0
+    assert [record.getMessage() for record in caplog.records] == ["a transaction took over 0 s: undone"]
+
+
 def test_after_a_crash_or_a_refusal_the_thread_goes_on_with_a_clean_session(diary: Diary, rows: Rows) -> None:
     with pytest.raises(Crash):
         diary.write("a", then=raising(Crash))
