@@ -127,6 +127,21 @@ def test_another_name_gets_no_certificate(idle: Stack) -> None:
         idle.connect("evil.example")
 
 
+def test_the_newest_tls_is_spoken_and_the_oldest_is_not(idle: Stack) -> None:
+    # The http block around it says nothing of versions.
+    with idle.connect() as connection:
+        assert connection.version() == "TLSv1.3"
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        socket.create_connection(("127.0.0.1", idle.port), timeout=10) as plain,
+        pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
+    ):
+        old.wrap_socket(plain, server_hostname="auth.example")
+
+
 def test_figures_are_not_for_outside(start: Start) -> None:
     stack = start(MFA_METRICS="127.0.0.0/8")
     for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/auth/../metrics", "/metrics?x=1", "/./metrics"):
