@@ -1,10 +1,12 @@
 """gunicorn: threads, because a sync worker is blocked by one half-sent request; one process without Redis.
 
-Put a proxy in front that buffers whole requests: a slow client holds a thread here.
+Put a proxy in front that buffers whole requests: here a slow client holds a thread, for fifteen seconds at most.
 """
 
+import contextlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -15,29 +17,26 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from mfa_service.app import ensure_startable
 from mfa_service.errors import ConfigurationError
+from mfa_service.server import Server, problems
 from mfa_service.web.logs import gunicorn_logging
 
 #: gunicorn's own code for an app that can't be loaded.
 APP_LOAD_ERROR = 4
+#: Seconds that a client has for sending a request, from when it is let in or begins the next one.
+READ_SECONDS = 15
 #: Seconds that a worker leaves new connections to its siblings after it took one. epoll counts in milliseconds.
 REST = 0.001
 
-problems = []
-
-
-def number(name, default, low, high):
-    """A number from the environment; what is wrong with it is said together with everything else."""
-    value = os.environ.get(name) or str(default)
-    if value.isascii() and value.isdecimal() and low <= int(value) <= high:
-        return int(value)
-    problems.append(f"{name} must be a whole number between {low} and {high}")
-    return default
-
 
 class Worker(ThreadWorker):
-    """gthread with two manners: it shares connections evenly, and nobody who is slow to hang up stops it."""
+    """gthread that shares connections evenly, and that nobody stops who is slow to send or to hang up."""
 
-    rests_until = 0.0
+    rests_until = looks_again_at = 0.0
+
+    def init_process(self):
+        """Begin with nobody who is late."""
+        self.late_at = {}
+        super().init_process()
 
     def accept(self, listener):
         """Take one connection, and leave the next to a sibling.
@@ -59,6 +58,11 @@ class Worker(ThreadWorker):
         is_resting = self.alive and not self._accepting and self.nr_conns < self.worker_connections
         super().wait_for_and_dispatch_events(min(timeout, REST) if is_resting else timeout)
 
+    def enqueue_req(self, conn):
+        """Give a client's connection to a thread; the client's time runs from here."""
+        self.late_at[conn] = time.monotonic() + READ_SECONDS
+        super().enqueue_req(conn)
+
     def handle(self, conn):
         """Answer one request; whether the connection is kept.
 
@@ -66,10 +70,26 @@ class Worker(ThreadWorker):
         thread. Somebody who asks for `Connection: close` and stays would stop the whole worker.
         """
         is_kept = super().handle(conn)
-        if not is_kept:
+        is_late = time.monotonic() > self.late_at.pop(conn)
+        if is_late or not is_kept:
             conn.close(graceful=True)
             conn.close = lambda **_: None  # what the loop calls now
-        return is_kept
+        return False if is_late else is_kept
+
+    def murder_pending(self):
+        """Hear out nobody for ever: a thread reads the end of what a late client sends, and is free.
+
+        Who has sent everything in time does not notice; the connection is closed after the answer.
+        """
+        super().murder_pending()
+        now = time.monotonic()
+        if now < self.looks_again_at:
+            return
+        self.looks_again_at = now + 1
+        for conn, late_at in self.late_at.copy().items():
+            if now > late_at:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RD)
 
 
 class QuietLogger(Logger):
@@ -78,26 +98,24 @@ class QuietLogger(Logger):
     access_log_enabled = False
 
 
-cores = os.cpu_count() or 1
-has_shared_limits = bool(os.environ.get("MFA_REDIS_URL"))
+planned, wrong = Server.planned(os.environ), [*problems(os.environ)]
+# For the app, which is made in each worker.
+os.environ.update(
+    WEB_CONCURRENCY=str(planned.workers),
+    MFA_HASHING_THREADS=os.environ.get("MFA_HASHING_THREADS") or str(planned.hashing_threads),
+    MFA_HASHING_QUEUE=os.environ.get("MFA_HASHING_QUEUE") or str(planned.hashing_queue),
+)
 
-bind = f"127.0.0.1:{number('PORT', 8000, 1, 65535)}"
+bind = f"127.0.0.1:{planned.port}"
 worker_class = Worker
-workers = number("WEB_CONCURRENCY", cores if has_shared_limits else 1, 1, 1000)
-os.environ["WEB_CONCURRENCY"] = str(workers)
-
-# bcrypt gets the cores, a short queue, and never all the threads: others must be free for everything else.
-hashing_threads = number("MFA_HASHING_THREADS", max(1, cores // workers), 1, 64)
-hashing_queue = number("MFA_HASHING_QUEUE", 6, 0, 100)
-os.environ.update(MFA_HASHING_THREADS=str(hashing_threads), MFA_HASHING_QUEUE=str(hashing_queue))
-threads = hashing_threads + hashing_queue + 24
-
+workers = planned.workers
+threads = planned.threads
 timeout = 30
 graceful_timeout = 30
 # Longer than a proxy keeps an idle connection (nginx: 60 s), or its next POST meets one that is just being closed.
 keepalive = 75
 # A worker that has leaked is replaced in time, and never all of them at once. 0: never.
-max_requests = number("GUNICORN_MAX_REQUESTS", 0, 0, 10**9)
+max_requests = planned.max_requests
 max_requests_jitter = max_requests // 10
 # The heartbeat of workers is a file: on a slow disk it would be late, and a healthy worker killed.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes its own name
@@ -114,10 +132,9 @@ secure_scheme_headers = {}
 
 # Each process writes its figures into a file of its own; whichever is asked for /metrics adds them up.
 if os.environ.get("MFA_METRICS"):
-    figures = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="mfa-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
-    if not (Path(figures).is_dir() and os.access(figures, os.W_OK)):
-        problems.append(f"PROMETHEUS_MULTIPROC_DIR is no folder that can be written to: {figures}")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(
+        prefix="mfa-metrics-"
+    )
 
 
 def child_exit(_server, worker):
@@ -137,13 +154,13 @@ def on_exit(_server):
 
 def on_starting(server):
     """Stop before any worker starts, with everything that is wrong said once."""
-    if server.cfg.workers > 1 and not has_shared_limits:
-        problems.append(f"{server.cfg.workers} worker processes need MFA_REDIS_URL: without it each counts for itself")
+    if server.cfg.workers > 1 and not os.environ.get("MFA_REDIS_URL"):
+        wrong.append(f"{server.cfg.workers} worker processes need MFA_REDIS_URL: without it each counts for itself")
     if server.app.app_uri == "wsgi:app":
         try:
             ensure_startable(os.environ)
         except ConfigurationError as error:
-            problems.extend(error.problems)
-    if problems:
-        print("mfa_service can't start:", *problems, sep="\n  - ", file=sys.stderr)  # noqa: T201
+            wrong.extend(error.problems)
+    if wrong:
+        print("mfa_service can't start:", *wrong, sep="\n  - ", file=sys.stderr)  # noqa: T201
         sys.exit(APP_LOAD_ERROR)

@@ -14,6 +14,7 @@ from limits import parse
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from mfa_service import server
 from mfa_service.config import Settings, unknown_names
 from mfa_service.crypto.chain import SealKeys
 from mfa_service.crypto.keyring import newest_since
@@ -47,7 +48,7 @@ class Finding:
 
 def examine(environment: Mapping[str, Any]) -> list[Finding]:
     """Look at everything; the first step that can't be passed ends it."""
-    findings = [*_names(environment)]
+    findings = [*_names(environment), *_server()]
     try:
         settings = Settings.load(environment)
         load_keys(settings, time.time)
@@ -73,6 +74,15 @@ def _checked(settings: Settings, engine: Engine) -> list[Finding]:
 
 def _names(environment: Mapping[str, Any]) -> Iterator[Finding]:
     yield from (Finding("warning", "settings", warning) for warning in unknown_names(environment))
+
+
+def _server() -> Iterator[Finding]:
+    wrong = [*server.problems(os.environ)]
+    yield from (Finding("error", "server", problem) for problem in wrong)
+    if not wrong:
+        planned = server.Server.planned(os.environ)
+        text = f"port {planned.port}, processes: {planned.workers}, threads of each: {planned.threads}"
+        yield Finding("ok", "server", f"{text}, {planned.hashing_threads} of them to hash")
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
@@ -165,9 +175,9 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
     rate = parse(settings.auth_rate_limit)
     if rate.amount > rate.get_expiry():
         yield Finding("warning", "limiter", f"MFA_AUTH_RATE_LIMIT is {settings.auth_rate_limit}: over one try a second")
-    workers = os.environ.get("WEB_CONCURRENCY", "1")
+    workers = server.Server.planned(os.environ).workers
     if not settings.redis_url:
-        level: Level = "ok" if workers == "1" else "error"
+        level: Level = "ok" if workers == 1 else "error"
         yield Finding(level, "limiter", f"counts in memory, for each of {workers} worker processes by itself")
         return
     is_up = limits.is_store_up(settings)

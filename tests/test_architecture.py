@@ -19,6 +19,7 @@ FREE = {"cli", "doctor", "extension", "mount", "app", "__init__"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "server": set(),
     "crypto": {"crypto", "errors"},
     "models": set(),
     "services": {"services", "models", "crypto", "config", "errors"},
@@ -33,6 +34,7 @@ MAY_IMPORT = {
 MUST_NOT_KNOW = {
     "errors": {"flask", "sqlalchemy"},
     "config": {"flask", "sqlalchemy"},
+    "server": {"flask", "sqlalchemy"},
     "crypto": {"flask", "sqlalchemy"},
     "models": {"flask"},
     "services": {"flask", "werkzeug"},

@@ -1,5 +1,6 @@
 """The service under gunicorn as it is shipped: what the server itself could spoil."""
 
+import contextlib
 import json
 import os
 import socket
@@ -67,6 +68,25 @@ def test_who_does_not_hang_up_after_the_last_answer_stops_nobody(shipped: "Shipp
     assert time.monotonic() - began < 1
     for connection in lingering:
         connection.close()
+
+
+@pytest.mark.faults("R8")
+def test_who_does_not_end_a_request_is_not_heard_out_for_ever(shipped: "Shipped") -> None:
+    # Without a proxy: more of them than there are threads, in the middle of the header or of the body.
+    begun = b"POST /auth/refresh HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+    begun += b"Content-Type: application/json\r\n"
+    url = urlsplit(shipped.address)
+    with contextlib.ExitStack() as open_until:
+        late = [
+            open_until.enter_context(socket.create_connection((url.hostname, url.port), timeout=30)) for _ in range(60)
+        ]
+        for connection in late[::2]:
+            connection.sendall(begun)
+        for connection in late[1::2]:
+            connection.sendall(begun + b"\r\n{")
+        answers = [b"".join(iter(lambda: connection.recv(65536), b"")) for connection in late]  # noqa: B023
+    assert {answer[:13] for answer in answers} == {b"", b"HTTP/1.1 400 "}, "and each of them is closed"
+    assert _raw(shipped.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
 
 
 def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:

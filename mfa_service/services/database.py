@@ -47,6 +47,9 @@ PAGE = 50
 _POSTGRESQL_TIMEOUTS = {"statement_timeout": 20, "lock_timeout": 5, "idle_in_transaction_session_timeout": 60}
 #: How long a connection is believed to be alive after it was used, in seconds; and where that is noted.
 _TRUSTED_SECONDS, _USED_AT = 1.0, "mfa_used_at"
+#: How long PostgreSQL may be silent, in seconds, and where that is noted: it is to give up each statement before, so it
+#: is frozen, while its machine goes on acknowledging what it is sent. An idle connection answers a ping at once.
+_LONGEST_SILENCE, _LONGEST_PING, _SILENCE = 25, 5, "mfa_silence"
 #: How often a statement is run on one connection before its plan is kept.
 _PREPARED_AFTER = 5
 #: A peer that is gone without a word is noticed in so many seconds, and so is one that takes nothing any more.
@@ -112,8 +115,30 @@ def look_after(engine: Engine) -> None:
     """Care for the connections of an engine that is ours; a host cares for its own."""
     _forget_in_children(engine)
     if engine.dialect.name == "postgresql":
+        _give_up_on_silence(engine)
         _ping_idle(engine)
         _prepare_if_direct(engine)
+
+
+def _give_up_on_silence(engine: Engine) -> None:
+    """Close a connection to a database that hangs: neither libpq nor the driver would ever stop waiting."""
+
+    def limit(connection: Any, record: Any) -> None:
+        wait = connection.wait
+
+        def wait_in_time(*args: Any, **options: Any) -> Any:
+            options.setdefault("timeout", record.info.get(_SILENCE, _LONGEST_SILENCE))
+            try:
+                return wait(*args, **options)
+            except engine.dialect.loaded_dbapi.Error:
+                if connection.info.transaction_status.name == "ACTIVE":  # the answer is still to come
+                    connection.close()
+                raise
+
+        connection.wait = wait_in_time
+
+    if engine.driver == "psycopg":
+        event.listen(engine, "connect", limit)
 
 
 def _ping_idle(engine: Engine) -> None:
@@ -126,8 +151,12 @@ def _ping_idle(engine: Engine) -> None:
         record.info[_USED_AT] = time.monotonic()
 
     def ensure_alive(connection: Any, record: Any, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get(_USED_AT, 0) > _TRUSTED_SECONDS and not _is_alive(engine, connection):
+        if time.monotonic() - record.info.get(_USED_AT, 0) <= _TRUSTED_SECONDS:
+            return
+        record.info[_SILENCE] = _LONGEST_PING
+        if not _is_alive(engine, connection):
             raise InvalidatePoolError
+        record.info[_SILENCE] = _LONGEST_SILENCE
 
     event.listen(engine, "connect", note)
     event.listen(engine, "checkin", note)

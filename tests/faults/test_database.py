@@ -169,6 +169,32 @@ def test_while_it_hangs_a_crowd_gets_no_connection_and_does_not_take_health_alon
     ensure_discreet(stack, ada.secrets)
 
 
+@pytest.mark.faults("Q5", "Q22")
+def test_where_it_hangs_for_good_nobody_waits_for_ever_and_health_is_answered(
+    start: Start, postgresql: PostgreSQL
+) -> None:
+    stack = start(**MANY)
+    ada, workers = sign_in(stack), workers_of(stack)
+    with (
+        contained(stack, 503, "unavailable", OUT_OF_ORDER, secrets=ada.secrets) as answers,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        for _ in range(20):
+            assert profile(stack, ada.access).status == 200  # on connections that are trusted for a second
+        postgresql.freeze()
+        try:
+            began = time.monotonic()
+            waiting = [pool.submit(profile, stack, ada.access) for _ in range(20)]
+            while not all(each.done() for each in waiting):
+                assert seconds_of(lambda: stack.call("GET", "/healthz")) < 1
+                time.sleep(0.5)
+            assert time.monotonic() - began < 32
+            answers += [each.result() for each in waiting]
+        finally:
+            postgresql.thaw()
+    ensure_recovered(stack, workers)
+
+
 # ── it takes nothing ─────────────────────────────────────────────────────────────────────────────
 
 

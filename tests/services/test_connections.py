@@ -9,7 +9,7 @@ from sqlalchemy import Column, Engine, MetaData, String, Table, create_engine, s
 
 from mfa_service.config import Settings
 from mfa_service.errors import Unavailable
-from mfa_service.services import Services
+from mfa_service.services import Services, database
 from mfa_service.services.database import options_for
 from tests.conftest import Clock
 
@@ -100,6 +100,18 @@ def test_a_unit_whose_connection_dies_in_the_commit_is_not_run_again(served: Ser
     with pytest.raises(Unavailable):
         served.unit.run(work, writes=True)
     assert (len(tries), look(served)) == (1, [("early",)])
+
+
+def test_a_connection_that_says_nothing_for_too_long_is_closed_and_another_one_goes_on(
+    served: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_LONGEST_SILENCE", 0.5)
+    look(served)
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        served.unit.run(lambda: served.session.connection().execute(text("SELECT pg_sleep(10)")), writes=False)
+    assert 0.5 <= time.monotonic() - began < 5
+    assert look(served) == [("early",)]
 
 
 def look(served: Services, times: int = 1) -> list[Any]:
