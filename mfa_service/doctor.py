@@ -180,8 +180,10 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
         level: Level = "ok" if workers == 1 else "error"
         yield Finding(level, "limiter", f"counts in memory, for each of {workers} worker processes by itself")
         return
-    is_up = limits.is_store_up(settings)
-    yield Finding("ok", "limiter", "Redis answers") if is_up else Finding("error", "limiter", "Redis does not answer")
+    if complaint := limits.complaint_of_store(settings):
+        yield Finding("error", "limiter", f"Redis counts nothing: {complaint}")
+    else:
+        yield Finding("ok", "limiter", "Redis counts")
 
 
 def _timeouts(engine: Engine) -> Iterator[Finding]:

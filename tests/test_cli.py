@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 import subprocess
@@ -83,7 +84,7 @@ def test_a_doctor_is_content_with_what_init_and_upgrade_made(flask: Run) -> None
         ({"PORT": "99999"}, "PORT must be a whole number between 1 and 65535"),
         ({"GUNICORN_MAX_REQUESTS": "-1"}, "GUNICORN_MAX_REQUESTS must be a whole number"),
         ({"MFA_METRICS": "::1", "PROMETHEUS_MULTIPROC_DIR": "/nowhere"}, "is no folder that can be written to"),
-        ({"MFA_REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis does not answer"),
+        ({"MFA_REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis counts nothing: Error 111 connecting"),
         ({"MFA_REDIS_URL": "http://127.0.0.1"}, "MFA_REDIS_URL must be an address such as"),
         ({"MFA_DATABASE_URL": "mysql://root:hunter2@db/x"}, "MFA_DATABASE_URL must be an address such as"),
         ({"MFA_DATABASE_URL": "postgresql://nobody:hunter2@127.0.0.1:1/none"}, "database: can't be reached"),
@@ -94,6 +95,16 @@ def test_a_doctor_finds_what_would_go_wrong(flask: Run, settings: dict[str, str]
     flask("upgrade")
     report = flask("doctor", code=1, **settings).stdout
     assert any(line.startswith("error") and said in line for line in report.splitlines()), report
+    assert "hunter2" not in report
+
+
+@pytest.mark.services
+def test_a_doctor_says_what_redis_says_against_it(flask: Run, redis: str) -> None:
+    flask("init")
+    flask("upgrade")
+    address = redis.replace("//", "//:hunter2@").replace("/0", "/99")
+    report = flask("doctor", code=1, MFA_REDIS_URL=address).stdout
+    assert re.search("^error +limiter: Redis counts nothing: .*DB index is out of range", report, re.M), report
     assert "hunter2" not in report
 
 

@@ -117,12 +117,15 @@ def current_limits() -> Limits:
     return found
 
 
-def is_store_up(settings: Settings) -> bool:
-    """Whether the store that these settings name answers."""
+def complaint_of_store(settings: Settings) -> str | None:
+    """Why the store that these settings name counts nothing, in its own words; None if it counts."""
     address, options = store_of(settings)
-    store = storage_from_string(address, **options)
-    _let_check_write(cast("Storage", store))
-    return _answers(cast("Storage", store))
+    store = cast("Storage", storage_from_string(address, **options))
+    try:
+        store.incr("mfa_service/check", 1)
+    except StorageError as error:
+        return str(error.storage_error)
+    return None
 
 
 def _let_check_write(store: Storage) -> None:
