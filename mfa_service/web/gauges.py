@@ -6,6 +6,7 @@ from typing import Any
 
 from mfa_service.services import Services
 from mfa_service.web.limits import Limits
+from mfa_service.web.logs import LineHandler
 
 
 class Gauges:
@@ -25,6 +26,7 @@ class Gauges:
             gauge("livesum", "mfa_hashing_places", "Logins that may hash or wait for it at once."),
             gauge("livesum", "mfa_database_connections_in_use", "Connections in use."),
             gauge("livesum", "mfa_database_connections", "Connections there may be at once."),
+            gauge("livesum", "mfa_log_lines_lost", "Lines of the log that nobody took."),
             gauge("livemax", "mfa_limiter_fallback", "1: limits are counted per process."),
             gauge(
                 "livemax",
@@ -46,4 +48,4 @@ class Gauges:
         services, settings = self._services, self._services.settings
         places = services.hashing.in_use, settings.hashing_threads + settings.hashing_queue
         connections = services.connections_in_use, services.connections
-        return (*places, *connections, self._limits.is_falling_back, services.sealed_at)
+        return (*places, *connections, LineHandler.lost_ever, self._limits.is_falling_back, services.sealed_at)

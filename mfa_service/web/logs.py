@@ -44,6 +44,9 @@ class _NoQuotes(logging.Filter):
 class LineHandler(logging.StreamHandler[TextIO]):
     """Writes lines while somebody takes them, and counts those that are lost: a full pipe must not stop requests."""
 
+    #: By all handlers of this process.
+    lost_ever = 0
+
     def __init__(self) -> None:
         super().__init__()
         self._lost, self._is_torn = 0, False
@@ -56,6 +59,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
                 self._lost, self._is_torn = 0, False
             if self._lost or not self._is_written(self.format(record)):
                 self._lost += 1
+                LineHandler.lost_ever += 1
         except Exception:  # noqa: BLE001 - so do all handlers of the standard library
             self.handleError(record)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import free_port
-from tests.faults import ensure_discreet, ensure_recovered, sign_in, warnings_in, workers_of
+from tests.faults import ensure_discreet, ensure_recovered, figure, sign_in, warnings_in, workers_of
 from tests.services import Rows
 from tests.stack import CREDENTIALS, MANY, Start, log_in, profile, verify, within
 
@@ -42,6 +42,7 @@ def test_when_nobody_reads_the_log_people_still_sign_in_and_what_was_lost_is_cou
     assert within(5, lambda: any("lines of this log are lost" in entry["message"] for entry in pipe.entries()))
     log_in(stack)
     assert within(5, lambda: pipe.entries()[-1].get("event") == "login.password_accepted")
+    assert figure(stack, "mfa_log_lines_lost") > 0
     ensure_recovered(stack, workers)
 
 
