@@ -6,7 +6,8 @@
        def test_a_code_is_accepted_once(target: Target) -> None: ...
 
 2. Put the weakness that it finds into `broken/server.py`, behind the name given as `broken_by`: one
-   `weak("codes_again")` at the place of one check.
+   `weak("codes_again")` at the place of one check. A case that tries several things has a weakness for each of them,
+   separated by spaces: `broken_by="accepts_none accepts_blank"`.
 
 `broken/test_broken.py` then runs the case twice: without the weakness it has to hold, with it, it has to say broken.
 Name it at its promise in docs/threat-model.md as well. A case should take less than ten seconds.
@@ -39,11 +40,11 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One attack: what must hold, where it failed before, and the weakness on which this case says broken."""
+    """One attack: what must hold, where it failed before, and the weaknesses on which it says broken."""
 
     number: str
     holds: str
-    broken_by: str
+    broken_by: tuple[str, ...]
     stems_from: str
     needs: tuple[str, ...]
     run: Callable[[Target], None]
@@ -60,7 +61,7 @@ def case(
 
     def declare(run: Callable[[Target], None]) -> Any:
         assert number not in CASES, f"{number} is declared twice"
-        CASES[number] = Case(number, holds, broken_by, stems_from, needs, run)
+        CASES[number] = Case(number, holds, tuple(broken_by.split()), stems_from, needs, run)
         run.case = CASES[number]  # type: ignore[attr-defined]
         return pytest.mark.attacks(pytest.mark.services(run))
 
