@@ -60,6 +60,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"{timeouts['statement_timeout']} s for a statement",
         f"{unit_of_work.LONGEST_SECONDS} s for a transaction",
         f"tried {unit_of_work.TRIES} times",
+        f"given up after {database._LONGEST_SILENCE} s at most",
+        f"idle, after {database._LONGEST_PING} s",
     ):
         assert said in bounds["PostgreSQL"]
     assert f"{database._BUSY_SECONDS} s for the writer" in bounds["SQLite"]
