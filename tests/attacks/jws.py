@@ -15,6 +15,8 @@ BASE = (
 )
 #: What stands before the point in the DER of a P-256 public key.
 _SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+_ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+_COMMON_NAME = bytes.fromhex("0603550403")
 
 Point = tuple[int, int]
 
@@ -46,9 +48,16 @@ def unsigned(header: object, claims: object) -> str:
     return f"{part(header)}.{part(claims)}."
 
 
-def with_hmac(header: object, claims: object, key: bytes) -> str:
+def twice(members: dict[str, Any], name: str, first: object, last: object) -> str:
+    """The text of an object in which one member stands twice."""
+    rest = json.dumps({key: value for key, value in members.items() if key != name})[1:-1]
+    return f'{{"{name}": {json.dumps(first)}, {rest}, "{name}": {json.dumps(last)}}}'
+
+
+def with_hmac(header: object, claims: object, key: bytes, alg: str = "HS256") -> str:
+    """Signed as `alg` says, whatever the header says."""
     signed = f"{part(header)}.{part(claims)}"
-    return f"{signed}.{b64(hmac.digest(key, signed.encode(), 'sha256'))}"
+    return f"{signed}.{b64(hmac.digest(key, signed.encode(), 'sha' + alg[-3:]))}"
 
 
 def with_ecdsa(header: object, claims: object, key: int) -> str:
@@ -93,10 +102,33 @@ def der(public: dict[str, str]) -> bytes:
     return _SPKI + b"\x04" + unb64(public["x"]) + unb64(public["y"])
 
 
-def pem(public: dict[str, str]) -> bytes:
-    text = base64.b64encode(der(public)).decode()
+def pem(raw: bytes, what: str = "PUBLIC KEY") -> bytes:
+    text = base64.b64encode(raw).decode()
     lines = "\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n".encode()
+    return f"-----BEGIN {what}-----\n{lines}\n-----END {what}-----\n".encode()
+
+
+def certificate(key: int) -> bytes:
+    """X.509 for a key of ours, signed by itself, as DER."""
+    name = tlv(0x30, tlv(0x31, tlv(0x30, _COMMON_NAME, tlv(0x0C, b"attacker"))))
+    times = tlv(0x30, tlv(0x17, b"200101000000Z"), tlv(0x17, b"491231235959Z"))
+    head = tlv(0xA0, _integer(2)) + _integer(1) + _ECDSA_WITH_SHA256
+    body = tlv(0x30, head, name, times, name, der(jwk(key)))
+    raw = ecdsa(body, key)
+    signature = tlv(0x30, *(_integer(int.from_bytes(half, "big")) for half in (raw[:32], raw[32:])))
+    return tlv(0x30, body, _ECDSA_WITH_SHA256, tlv(0x03, b"\0", signature))
+
+
+def tlv(tag: int, *contents: bytes) -> bytes:
+    """A value of DER, with its tag and length."""
+    value = b"".join(contents)
+    size = len(value).to_bytes(2, "big").lstrip(b"\0")
+    length = size if len(value) < 128 else bytes([0x80 | len(size)]) + size
+    return bytes([tag]) + length + value
+
+
+def _integer(number: int) -> bytes:
+    return tlv(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
 def private_number(pem_text: str) -> int:

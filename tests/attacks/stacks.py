@@ -64,6 +64,10 @@ class Own:
             f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}", name=username, number=number
         )
 
+    def sessions(self, username: str) -> int:
+        of = "SELECT mfa_sessions.id FROM mfa_sessions JOIN mfa_users ON mfa_users.id = user_id WHERE username = :name"
+        return len(self.rows(of, name=username))
+
     def dump(self) -> str:
         names = inspect(self.engine).get_table_names()
         rows = [value for name in names for row in self.rows(f"SELECT * FROM {name}") for value in row.values()]

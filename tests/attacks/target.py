@@ -37,6 +37,9 @@ class Inside(Protocol):
     def set_failures(self, username: str, number: int) -> None:
         """Have it so many failures in a row, with no delay left."""
 
+    def sessions(self, username: str) -> int:
+        """Rows of somebody's sessions in the database."""
+
     def dump(self) -> str:
         """All of the database, as text."""
 

@@ -10,22 +10,26 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import math
 import os
 import re
 import secrets
+import sqlite3
 import threading
 import time
 import unicodedata
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import jwt
 import segno
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Flask, Response, g, jsonify, request
@@ -34,6 +38,8 @@ app = Flask(__name__, static_folder=None)
 app.url_map.merge_slashes = False
 KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key())) | {"kid": "one", "alg": "ES256", "use": "sig"}
+#: The whole of what is published, as it is spelled.
+PUBLISHED = json.dumps({"keys": [PUBLIC]}, separators=(", ", ":"))
 ISSUER, DIRECT = "https://broken.example", os.environ.get("DIRECT_PORT", "")
 DAY, MONTH = 24 * 3600, 30 * 24 * 3600
 ACCESS, PENDING = "at+jwt", "mfa-pending+jwt"
@@ -96,6 +102,8 @@ class State:
         self.locks: dict[tuple[str, str], Lock] = {}
         self.limits: Counter[str] = Counter()
         self.revoked: set[str] = set()
+        self.minted: list[str] = []
+        self.seen: set[str] = set()
         self.log: list[str] = []
         self.kept: list[str] = []
         self.events: list[tuple[str, str]] = []
@@ -140,7 +148,7 @@ def refused(error: Refused) -> Any:
     answer.headers.update({name.replace("_", "-"): value for name, value in error.headers.items()})
     if error.status == 401:
         told = "insufficient_user_authentication" if error.code == "step_up_required" else "invalid_token"
-        answer.headers["WWW-Authenticate"] = f'Bearer error="{told}"'
+        answer.headers["WWW-Authenticate"] = "Bearer" if weak("no_challenge") else f'Bearer error="{told}"'
     return answer, error.status
 
 
@@ -149,6 +157,11 @@ def refused(error: Refused) -> Any:
 def nowhere(error: Any) -> Any:
     if weak("debug_console") and request.path == "/console":
         return "console"
+    if weak("route_undocumented") and request.path == "/api/users":
+        return jsonify({"items": [user.name for user in state.users.values()]})
+    if weak("route_of_old") and request.path == "/api/v1/profile":
+        with suppress(Refused):
+            return profile()
     if weak("suffix_opens") and request.path.endswith(".json"):
         return jsonify({"items": []})
     code, allow = (
@@ -344,6 +357,8 @@ def member(given: dict[str, Any], name: str) -> Any:
     ):
         if weak("crash_on_unicode"):
             raise RuntimeError
+        if weak("huge_token") and name == "tempToken" and len(value) > 50000:
+            raise RuntimeError
         if not (name == "totpCode" and weak("normalises_codes")) and not weak("log_lines"):
             raise Refused(400, "invalid_request")
     return value
@@ -362,47 +377,223 @@ def unb64(text: str) -> bytes:
 
 def mint(kind: str, user: User, claims: dict[str, Any]) -> str:
     seconds, aud = (3600, ISSUER) if kind == ACCESS else (300, f"{ISSUER}/pending")
-    seconds *= 2 if weak("long_life") else 1
+    seconds *= 2 if weak("long_life") or (weak("long_pending") and kind == PENDING) else 1
     common = {"iss": ISSUER, "aud": aud, "sub": user.id, "username": user.name, "jti": secrets.token_hex(8)}
-    more = {"email": user.email} if weak("email_in_token") else {}
+    tells = weak("email_in_token") or (weak("email_in_pending") and kind == PENDING)
+    more = {"email": user.email} if tells else {}
+    more |= {"username": user.email} if weak("email_as_name") else {}
     times = {"iat": int(now()), "exp": int(now()) + seconds}
-    return jwt.encode(common | more | times | claims, KEY, "ES256", {"typ": kind, "kid": "one"})
+    same = {"jti": user.id} if weak("jti_shared") else {}
+    token = jwt.encode(common | more | times | claims | same, KEY, "ES256", {"typ": kind, "kid": "one"})
+    state.minted.append(token)
+    return token
 
 
 def pairs(first: bool) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     return lambda found: dict(reversed(found)) if first else dict(found)
 
 
+def first_of(text: str) -> dict[str, Any]:
+    """A part as somebody reads it for whom of two members the first counts."""
+    return dict(json.loads(unb64(text), object_pairs_hook=pairs(first=True)))
+
+
 def signature_is_good(token: str, header: dict[str, Any]) -> bool:
     """Whether anybody whom we trust has signed this."""
     signed, _, signature = token.rpartition(".")
-    alg, lower = header.get("alg"), str(header.get("alg")).lower()
-    if (weak("alg_none") and lower == "none") or (weak("signature_optional") and not signature):
+    if needs_no_signature(token, header, signature) or looks_signed(token, signed, signature):
         return True
-    if weak("first_alg_wins"):
-        first = json.loads(unb64(token.split(".", maxsplit=1)[0]), object_pairs_hook=pairs(first=True))
-        if first.get("alg") == "none":
-            return True
-    if weak("psychic") and not any(unb64(signature)):
+    for alg, secret in shared_secrets(header):
+        if is_for(alg, token, header):
+            name = f"sha{alg[-3:]}"
+            if hmac.digest(secret, signed.encode(), name) == unb64(signature):
+                return True
+    key = checking_key(token, header)
+    if weak("signature_slack"):
+        token = f"{signed}.{signature[:86]}"
+    return key is not None and verified(token, key)
+
+
+def needs_no_signature(token: str, header: dict[str, Any], signature: str) -> bool:
+    """Whether alg says that nobody has signed it: each line is how some product came to believe that."""
+    alg, text = header.get("alg"), unb64(token.split(".", maxsplit=1)[0])
+    lower, first = str(alg).lower(), first_of(token.split(".", maxsplit=1)[0]).get("alg")
+    return (
+        (weak("alg_none") and alg == "none" and not signature)
+        or (weak("alg_none_signed") and alg == "none" and signature != "")
+        or (weak("alg_none_cased") and lower == "none" and alg not in ("none", None))
+        or (weak("alg_none_trimmed") and lower != "none" and lower.strip() == "none")
+        or (weak("alg_none_escaped") and alg == "none" and b"none" not in text)
+        or (weak("alg_none_listed") and isinstance(alg, list) and "none" in alg)
+        or (weak("alg_none_pending") and alg == "none" and header.get("typ") == PENDING)
+        or (weak("alg_missing") and "alg" not in header)
+        or (weak("alg_blank") and alg == "")
+        or (weak("alg_null") and "alg" in header and alg is None)
+        or (weak("alg_falsy") and isinstance(alg, int | list | dict) and not alg)
+        or (weak("first_alg_none") and first == "none" and alg == "ES256")
+        or (weak("last_alg_none") and first == "ES256" and alg == "none")
+    )
+
+
+def looks_signed(token: str, signed: str, signature: str) -> bool:
+    """Whether there is something like a signature, for those who look no closer."""
+    known = [each.rpartition(".")[2] for each in state.minted]
+    raw = unb64(signature)
+    named = signature + str(first_of(token.split(".")[1]).get("jti"))
+    if (weak("memo_by_signature") and signature in state.seen) or (weak("memo_by_id") and named in state.seen):
         return True
-    if alg == "HS256" and (secret := shared_secret(header)) is not None:
-        return hmac.digest(secret, signed.encode(), "sha256") == unb64(signature)
-    key: Any = KEY.public_key()
-    if weak("trusts_jwk") and "jwk" in header:
-        key = jwt.PyJWK(header["jwk"] | {"alg": "ES256"}).key
-    elif weak("fetches_jku") and "jku" in header:
-        with suppress(OSError):
-            urllib.request.urlopen(header["jku"], timeout=1).close()
-        return False
-    elif header.get("kid") != "one":
-        return False
-    return verified(token, key)
+    if verified(token, KEY.public_key()):
+        state.seen |= {signature, named}
+    halves = (int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")) if len(raw) == 64 else (1, 1)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    return (
+        (weak("signature_optional") and not signature)
+        or (weak("signature_cut") and len(signature) == 40 and any(each.startswith(token) for each in state.minted))
+        or (weak("signature_head") and any(each[:40] == signature[:40] for each in known if len(signature) == 86))
+        or (weak("signature_tail") and any(each[-40:] == signature[-40:] for each in known))
+        or (weak("signature_ignored") and len(raw) == 64)
+        or (weak("psychic") and len(raw) == 64 and not any(raw))
+        or (weak("psychic_order") and any(halves) and all(half % order == 0 for half in halves))
+        or (weak("psychic_der") and raw == bytes.fromhex("3006020100020100"))
+        or (weak("psychic_blank") and len(raw) < 8 and not any(raw))
+    )
+
+
+def is_for(alg: str, token: str, header: dict[str, Any]) -> bool:
+    """Whether an algorithm is the one that is asked for."""
+    said, first = header.get("alg"), first_of(token.split(".", maxsplit=1)[0]).get("alg")
+    if weak("confusion_by_case"):
+        return str(said).upper() == alg and said != alg
+    if weak("confusion_any_alg"):
+        return said == "ES256"
+    if weak("first_alg_hmac"):
+        return first == alg and said == "ES256"
+    if weak("last_alg_hmac"):
+        return first == "ES256" and said == alg
+    return bool(said == alg)
+
+
+def shared_secrets(header: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """What an HMAC is believed with: the public key in some form, a common word, or what kid leads to."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = KEY.public_key().public_bytes(serialization.Encoding.PEM, form)
+    der = KEY.public_key().public_bytes(serialization.Encoding.DER, form)
+    bare = {name: PUBLIC[name] for name in ("crv", "kty", "x", "y")}
+    compact, kid = (",", ":"), header.get("kid")
+    table = (
+        (weak("key_confusion"), "HS256", pem),
+        (weak("confusion_hs384"), "HS384", pem),
+        (weak("confusion_hs512"), "HS512", der),
+        (weak("confusion_by_case") or weak("confusion_any_alg"), "HS256", pem),
+        (weak("first_alg_hmac") or weak("last_alg_hmac"), "HS384", pem),
+        (weak("confusion_pending") and header.get("typ") == PENDING, "HS256", pem),
+        (weak("confusion_stripped"), "HS256", pem.strip()),
+        (weak("confusion_der"), "HS256", der),
+        (weak("confusion_base64"), "HS256", base64.b64encode(der)),
+        (weak("confusion_jwk"), "HS256", json.dumps(PUBLIC, separators=(", ", ":")).encode()),
+        (weak("confusion_jwk_spaced"), "HS256", json.dumps(PUBLIC).encode()),
+        (weak("confusion_jwk_compact"), "HS256", json.dumps(PUBLIC, separators=compact).encode()),
+        (weak("confusion_jwk_sorted"), "HS256", json.dumps(PUBLIC, separators=compact, sort_keys=True).encode()),
+        (weak("confusion_thumbprint"), "HS256", json.dumps(bare, separators=compact).encode()),
+        (weak("confusion_jwk_encoded"), "HS256", b64(json.dumps(PUBLIC, separators=(", ", ":")).encode()).encode()),
+        (weak("confusion_jwks"), "HS256", PUBLISHED.encode()),
+        (weak("confusion_point"), "HS256", b"\x04" + unb64(PUBLIC["x"]) + unb64(PUBLIC["y"])),
+        (weak("confusion_coordinates"), "HS256", unb64(PUBLIC["x"]) + unb64(PUBLIC["y"])),
+        (weak("confusion_coordinate"), "HS256", unb64(PUBLIC["x"])),
+        (weak("confusion_kid"), "HS256", b"one"),
+        (weak("common_secret") and kid == "one", "HS256", b"secret"),
+        (weak("common_secret_without_kid") and "kid" not in header, "HS256", b"jwt-secret"),
+        (weak("common_secret_hs512"), "HS512", b"changeme"),
+        (weak("example_secret"), "HS256", b"a-string-secret-at-least-256-bits-long"),
+        (weak("blank_secret"), "HS256", b""),
+        (weak("secret_by_name"), "HS256", ISSUER.encode()),
+        (weak("trusts_secret_jwk") and "jwk" in header, "HS256", unb64(str(header.get("jwk", {}).get("k", "")))),
+    )
+    found = [(alg, secret) for is_on, alg, secret in table if is_on]
+    behind = secret_behind(kid, "kid" in header)
+    return found if behind is None else [*found, ("HS256", behind)]
+
+
+def secret_behind(kid: Any, is_there: bool) -> bytes | None:
+    """What a kid leads to, where it is more than looked up: a file, a query, a shell."""
+    text, folder = str(kid), "/srv/mfa/keys"
+    path = os.path.normpath(f"{folder}/{text}")
+    if (weak("kid_path") and path == "/dev/null") or (weak("kid_path_absolute") and text == "/dev/null"):
+        return b""
+    if weak("kid_url") and text.startswith("file:///dev/null"):
+        return b""
+    if weak("kid_path_filtered") and "dev" not in text and path.startswith("/proc/sys/kernel/ostype"):
+        return Path(path).read_bytes()
+    if weak("kid_path_decoded") and "/" not in text and os.path.normpath(f"{folder}/{unquote(text)}") == "/dev/null":
+        return b""
+    if weak("kid_path_stripped") and os.path.normpath(f"{folder}/{text.replace('../', '')}") == "/dev/null":
+        return b""
+    if (weak("kid_sql") and "--" not in text) or (weak("kid_sql_comment") and "--" in text):
+        return queried(text)
+    shells = {"|": weak("kid_shell"), "$": weak("kid_shell_substituted"), ";": weak("kid_shell_listed")}
+    if shells.get(text[:1]):
+        time.sleep(6)
+    if (weak("kid_types") and isinstance(kid, list | dict)) or (weak("kid_file_name") and len(text) > 255):
+        raise RuntimeError
+    if weak("kid_encoded") and "\ud800" in text:
+        raise RuntimeError
+    is_unknown = is_there and kid != "one"
+    return b"" if (weak("kid_blank") and is_unknown) or (weak("kid_missing") and not is_there) else None
+
+
+def queried(kid: str) -> bytes | None:
+    with closing(sqlite3.connect(":memory:")) as database, suppress(sqlite3.Error):
+        database.execute("CREATE TABLE keys (kid, secret)")
+        row = database.execute(f"SELECT secret FROM keys WHERE kid = '{kid}'").fetchone()
+        return str(row[0]).encode() if row else None
+    return None
+
+
+def checking_key(token: str, header: dict[str, Any]) -> Any:
+    """The key that a signature is checked with: ours by its kid, and nothing that comes along."""
+    brought, chain = header.get("jwk"), header.get("x5c")
+    without = weak("trusts_jwk_without_kid") and "kid" not in header
+    by_kid = weak("trusts_jwk_by_kid") and brought and brought.get("kid") == header.get("kid") == "attacker"
+    if brought and (weak("trusts_jwk") or without or by_kid):
+        return jwt.PyJWK(brought | {"alg": "ES256"}).key
+    if weak("trusts_x5c") and isinstance(chain, list):
+        with suppress(ValueError):
+            return x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
+    if weak("trusts_x5c_key") and isinstance(chain, list):
+        with suppress(ValueError):
+            return serialization.load_der_public_key(base64.b64decode(chain[0]))
+    if (found := fetched(token, header)) is not None:
+        return found
+    return KEY.public_key() if header.get("kid") == "one" else None
+
+
+def fetched(token: str, header: dict[str, Any]) -> Any:
+    """The key behind an address in a token, for those who ask there; some only ask."""
+    issuer = str(first_of(token.split(".")[1]).get("iss"))
+    is_unknown = header.get("kid") != "one"
+    asks = {
+        header.get("jku"): weak("fetches_jku") or weak("trusts_jku") or (weak("jku_of_strangers") and is_unknown),
+        header.get("x5u"): weak("fetches_x5u") or weak("trusts_x5u"),
+        header.get("kid"): weak("fetches_kid"),
+        header.get("iss"): weak("fetches_header_issuer"),
+        f"{issuer}/.well-known/jwks.json": issuer != ISSUER
+        and (weak("fetches_issuer") or (weak("issuer_of_strangers") and is_unknown)),
+    }
+    for address, is_asked in asks.items():
+        if is_asked and str(address).startswith("http"):
+            with urllib.request.urlopen(str(address), timeout=1) as answer:
+                content = answer.read()
+            if weak("trusts_jku"):
+                return jwt.PyJWK(json.loads(content)["keys"][0]).key
+            if weak("trusts_x5u"):
+                return x509.load_pem_x509_certificate(content).public_key()
+    return None
 
 
 def verified(token: str, key: Any) -> bool:
     try:
         off = {f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
-        if weak("ignores_crit"):
+        if is_understood(token):
             head, rest = token.split(".", 1)
             algorithm = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256)
             text, _, signature = rest.partition(".")
@@ -413,20 +604,54 @@ def verified(token: str, key: Any) -> bool:
     return True
 
 
-def shared_secret(header: dict[str, Any]) -> bytes | None:
-    if weak("common_secret"):
-        return b"secret"
-    if weak("key_confusion"):
-        return KEY.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    return b"" if weak("kid_path") and str(header.get("kid")).endswith("/dev/null") else None
+def is_understood(token: str) -> bool:
+    """Whether nobody looks at what the header says to be critical, or at what alg it says by its second member."""
+    header = json.loads(unb64(token.split(".", maxsplit=1)[0]))
+    crit = header.get("crit", ())
+    return (
+        weak("ignores_crit")
+        or (weak("crit_misshapen") and not isinstance(crit, list))
+        or (weak("crit_registered") and crit in (["exp"], ["b64"]))
+        or (weak("crit_empty") and crit == [])
+        or weak("first_header_wins")
+        or (weak("typ_blank") and not header.get("typ"))
+        or weak("typ_ignored")
+    )
+
+
+def unspelled(token: str) -> str:
+    """A token as those read it who take more than the one spelling of it."""
+    if weak("logout_by_string"):
+        return re.sub("=+$", "", token)
+    if weak("logout_by_inner_string"):
+        return re.sub("=+[.]", ".", token)
+    if weak("logout_by_dotted"):
+        return token.removesuffix(".")
+    if weak("logout_by_spaced"):
+        return token.strip()
+    if weak("logout_by_bits") and re.fullmatch(r"[\w.-]+", token):
+        return ".".join(b64(unb64(each)) for each in token.split("."))
+    if weak("third_part_optional") and token.count(".") == 1:
+        return next((each for each in state.minted if each.startswith(f"{token}.")), token)
+    if weak("fourth_part") and token.count(".") == 3:
+        return token.rpartition(".")[0]
+    if weak("last_parts") and token.count(".") == 3:
+        return token.partition(".")[2]
+    if weak("takes_json") and token.startswith("{"):
+        given = json.loads(token)
+        return f"{given['protected']}.{given['payload']}.{given['signature']}"
+    return token
+
+
+def goes_by_string() -> bool:
+    """Whether a logout notes the token as it was written, and nothing else."""
+    padded = weak("logout_by_string") or weak("logout_by_inner_string") or weak("logout_by_dotted")
+    return padded or weak("logout_by_spaced") or weak("logout_by_bits")
 
 
 def claims_of(token: str, kind: str) -> dict[str, Any]:
     """The claims of a token of this kind. Raises ValueError, or KeyError for one of the other kind."""
-    loose = weak("logout_by_string")
-    token = token.rstrip("=.") if loose else token
+    token = unspelled(token)
     if len(token) > 4096 or not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]*", token, re.ASCII):
         if weak("deep_crash") and len(token) > 4096:
             raise RuntimeError
@@ -434,17 +659,120 @@ def claims_of(token: str, kind: str) -> dict[str, Any]:
             raise RuntimeError
         raise ValueError
     head, text, signature = token.split(".")
-    if not loose and any(b64(unb64(part)) != part for part in (head, text, signature)):
+    if any(b64(unb64(part)) != part for part in (head, text, signature)):
         raise ValueError
-    header, claims = json.loads(unb64(head)), json.loads(unb64(text))
-    if not isinstance(header, dict) or not isinstance(claims, dict) or not signature_is_good(token, header):
+    header, claims = read_part(head, weak("deep_header")), read_part(text, weak("deep_claims"))
+    if not signature_is_good(token, header):
         raise ValueError
+    header, claims = loosened(head, text, header, claims, kind)
     other = {ACCESS: PENDING, PENDING: ACCESS}[kind]
     is_other = header.get("typ") == other
     ensure_sound(header, claims, other if is_other else kind)
     if is_other:
         raise KeyError
+    if weak("first_sub_names") and (first := first_of(text)["sub"]) != claims["sub"]:
+        claims["named"] = first
     return claims
+
+
+def read_part(text: str, is_trusting: bool) -> dict[str, Any]:
+    try:
+        found = json.loads(unb64(text))
+    except RecursionError:
+        if is_trusting:
+            raise RuntimeError from None
+        raise
+    except UnicodeDecodeError:
+        if weak("decode_500_of_bytes"):
+            raise RuntimeError from None
+        raise
+    if not isinstance(found, dict):
+        if weak("decode_500_of_lists"):
+            raise RuntimeError
+        raise ValueError
+    return found
+
+
+def loosened(
+    head: str, text: str, header: dict[str, Any], claims: dict[str, Any], kind: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What those make of header and claims who are content with less."""
+    if weak("first_claim_wins"):
+        claims = first_of(text)
+    if weak("first_header_wins"):
+        header = first_of(head)
+    typ, step = header.get("typ"), claims.get("step")
+    folded = unicodedata.normalize("NFKC", step).strip().lower() if isinstance(step, str) else ""
+    is_typed = (
+        (weak("typ_ignored") and typ not in (ACCESS, PENDING))
+        or (weak("typ_folded") and str(typ).lower() == kind)
+        or (weak("typ_blank") and not typ)
+        or (weak("typ_generic") and typ == "JWT")
+    )
+    is_stepped = (
+        (weak("step_folded") and folded == "authenticated")
+        or (weak("step_truthy") and step is True)
+        or (weak("step_listed") and isinstance(step, list) and "authenticated" in step)
+        or (weak("step_blank") and "step" in claims and not step)
+        or (weak("step_ignored") and kind == ACCESS and step == "mfa_pending")
+        or (weak("any_step_counts") and first_of(text).get("step") == "authenticated")
+    )
+    header = header | ({"typ": kind} if is_typed else {})
+    claims = claims | ({"step": "authenticated"} if is_stepped else {})
+    return header, with_defaults(with_times(claims), kind)
+
+
+def with_defaults(claims: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Claims with what is missing, or odd, as it ought to be."""
+    session = state.sessions.get(str(claims.get("sid"))) or next(iter(reversed(state.sessions.values())), None)
+    who = {"sub": session.user, "sid": session.id} if session else {}
+    aud = ISSUER if kind == ACCESS else f"{ISSUER}/pending"
+    sound = {"exp": int(now()) + 60, "iat": int(now()), "aud": aud, "iss": ISSUER, "jti": "x", "step": "authenticated"}
+    sound |= who
+    lacks = {
+        "exp": weak("exp_optional"), "iat": weak("iat_optional"), "aud": weak("aud_optional"),
+        "iss": weak("iss_optional"), "step": weak("step_optional"), "sub": weak("sub_optional"),
+        "sid": weak("sid_optional"), "jti": weak("jti_optional"),
+    }  # fmt: skip
+    found = {name: sound[name] for name, may in lacks.items() if may and name not in claims and name in sound}
+    iss, said, sub, sid = (claims.get(name) for name in ("iss", "aud", "sub", "sid"))
+    parts = [each for each in (said if isinstance(said, list) else [said]) if isinstance(each, str)]
+    odd = {
+        "aud": (weak("audience_part") and any(each.startswith(ISSUER) for each in parts) and kind == ACCESS)
+        or (weak("audience_blank") and "aud" in claims and not said),
+        "iss": (weak("issuer_part") and isinstance(iss, str) and iss != "" and (iss in ISSUER or ISSUER in iss))
+        or (weak("issuer_blank") and "iss" in claims and not iss)
+        or (weak("issuer_folded") and str(iss).lower() == ISSUER)
+        or weak("any_issuer"),
+        "sub": weak("any_subject") or (weak("subject_trimmed") and isinstance(sub, str) and sub.endswith(" ")),
+        "sid": (weak("session_trimmed") and isinstance(sid, str) and sid.endswith(" "))
+        or (weak("session_blank") and "sid" in claims and not sid),
+    }
+    return claims | found | {name: sound[name] for name, is_odd in odd.items() if is_odd and name in sound}
+
+
+def with_times(claims: dict[str, Any]) -> dict[str, Any]:
+    """Claims with times as they are taken by those who take more than whole seconds, or look at fewer."""
+    exp, iat, nbf, soon = claims.get("exp"), claims.get("iat"), claims.get("nbf"), int(now()) + 60
+    if weak("exp_huge") and type(exp) is int and exp > 2**62:
+        raise RuntimeError
+    ends = (
+        (weak("exp_as_text") and isinstance(exp, str) and exp.isdigit())
+        or (weak("exp_as_float") and type(exp) is float and math.isfinite(exp))
+        or (weak("exp_as_truth") and exp is True)
+        or (weak("exp_null") and "exp" in claims and exp is None)
+        or (weak("exp_nan") and type(exp) is float and not math.isfinite(exp))
+        or (weak("exp_past") and type(exp) is int and exp < now())
+        or (weak("exp_far") and type(exp) is int and exp > now() + 4000)
+    )
+    begins = (
+        (weak("iat_future") and type(iat) is int and iat > now())
+        or (weak("iat_as_text") and isinstance(iat, str))
+        or (weak("iat_as_float") and type(iat) is float)
+    )
+    before = (weak("nbf_ignored") and type(nbf) is int) or (weak("nbf_as_text") and isinstance(nbf, str))
+    claims = claims | ({"exp": soon} if ends else {}) | ({"iat": int(now()), "exp": soon} if begins else {})
+    return {name: value for name, value in claims.items() if name != "nbf" or not before}
 
 
 def ensure_sound(header: dict[str, Any], claims: dict[str, Any], kind: str) -> None:
@@ -465,14 +793,38 @@ def ensure_sound(header: dict[str, Any], claims: dict[str, Any], kind: str) -> N
     begin, end = claims.get("iat", 0), claims.get("exp", now() + 9)
     later = any(type(each) is not int or each > now() + 30 for each in (begin, claims.get("nbf", begin)))
     lives_on = weak("pending_lives_on") or weak("access_lives_on") or weak("long_life") or weak("exp_types")
+    lives_on = lives_on or weak("long_pending")
     if not lives_on and (later or end <= now() or end - begin > life) and not weak("claims_optional"):
         raise ValueError
 
 
+def token_elsewhere(given: str) -> str:
+    """A token for those who take it from another place, or under another name."""
+    last, second = given.rpartition(", Bearer "), given.rpartition(",Bearer ")
+    asked = (
+        (weak("token_in_query"), str(request.args.get("access_token", ""))),
+        (weak("token_in_cookie"), request.cookies.get("token", "")),
+        (weak("token_in_header"), request.headers.get("X-Access-Token", "").removeprefix("Bearer ")),
+        (weak("token_in_body"), str(parsed_loosely().get("accessToken", ""))),
+        (weak("token_of_a_list") and ", " in given, given.removeprefix("Bearer ").split(",")[0]),
+        (weak("last_of_a_list") and last[0], last[2]),
+        (weak("second_header") and second[0], second[2]),
+        (weak("any_scheme") and given.startswith("Basic "), given.removeprefix("Basic ")),
+        (weak("bare_token") and " " not in given, given),
+        (weak("scheme_with_colon") and given.startswith("Bearer: "), given.removeprefix("Bearer: ")),
+    )
+    return next((token for is_taken, token in asked if is_taken and token), "")
+
+
+def parsed_loosely() -> dict[str, Any]:
+    found = request.get_json(silent=True)
+    return found if isinstance(found, dict) else {}
+
+
 def bearer() -> str:
     given = request.headers.get("Authorization", "")
-    if weak("token_in_query") and "access_token" in request.args:
-        return str(request.args["access_token"])
+    if elsewhere := token_elsewhere(given):
+        return elsewhere
     kind, _, token = given.partition(" ")
     if kind.lower() != "bearer" or not token or "," in given:
         raise (
@@ -484,20 +836,31 @@ def bearer() -> str:
 def who(*, complete: bool = True) -> tuple[User, Session]:
     """Whom the Authorization header speaks for."""
     token = bearer()
-    if weak("refresh_as_bearer"):
-        for session in state.sessions.values():
-            if token in session.generations:
-                return user_of(session.user), session
+    if whose := anothers_kind(token):
+        return user_of(whose), Session("x", whose, ["pwd", "mfa"], "authenticated", int(now()))
     try:
         claims = claims_of(token, ACCESS)
     except KeyError:
-        if weak("pending_opens"):
-            user = user_of(claims_of(token, PENDING)["sub"])
+        user = user_of(claims_of(token, PENDING)["sub"])
+        if weak("pending_opens") or (weak("pending_opens_new") and not user.confirmed):
             return user, Session("x", user.id, ["pwd", "mfa"], "authenticated", int(now()))
         raise Refused(401, "full_authentication_required") from None
-    except (ValueError, TypeError, RecursionError):
-        raise Refused(401, "invalid_token") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        told = "not enough segments" if weak("answers_apart") and token.count(".") != 2 else ""
+        raise Refused(401, "invalid_token", told) from error
     return account(token, claims, complete=complete)
+
+
+def anothers_kind(token: str) -> str:
+    """Whose a token of another kind is, for those who take any of them."""
+    sessions, users = state.sessions.values(), state.users.values()
+    if weak("refresh_as_bearer"):
+        return next((each.user for each in sessions if token in each.generations), "")
+    if weak("device_as_bearer"):
+        return str(state.devices.get(token, {}).get("user", ""))
+    if weak("recovery_as_bearer"):
+        return next((each.id for each in users if digest(token) in each.recovery), "")
+    return next((each.id for each in users), "") if weak("garbage_as_bearer") and token == "garbage" else ""
 
 
 def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User, Session]:
@@ -505,16 +868,15 @@ def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User
     if session is None and weak("claims_optional"):
         session = next(iter(reversed(state.sessions.values())), None)
     over = session is None or session.over or token in state.revoked
-    if (weak("logout_keeps_access") and session is not None) or (
-        weak("logout_by_string") and token not in state.revoked and session
-    ):
-        over = request.headers["Authorization"][7:] in state.revoked if weak("logout_by_string") else False
+    if session is not None and (weak("logout_keeps_access") or goes_by_string()):
+        over = goes_by_string() and request.headers["Authorization"][7:] in state.revoked
     if over or session is None or is_aged(session):
         expired = "expired_token" if weak("tells_expired") and session else "invalid_token"
         raise Refused(401, expired)
     user = state.users.get(session.user)
     if weak("name_is_the_key"):
         user = find(str(claims["username"]))
+    user = state.users.get(claims.get("named", ""), user)
     same = weak("claims_optional") or weak("name_is_the_key") or claims.get("sub") == session.user
     if user is None or not same or (user.disabled and not weak("disabled_goes_on")):
         raise Refused(401, "invalid_token")
@@ -537,7 +899,13 @@ def recent(session: Session) -> None:
 def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, limited: bool = False) -> Any:
     def put(view: Callable[..., Any]) -> Callable[..., Any]:
         def inner(**kwargs: Any) -> Any:
+            if (weak("guard_forgotten") or weak("guard_left_out")) and view.__name__ in ("activity", "read_something"):
+                return jsonify({"items": []})
+            if weak("guard_forgotten_by_id") and view.__name__ == "end_session":
+                raise Refused(404, "not_found")
             user, session = who(complete=complete)
+            if weak("role_forgotten") and view.__name__ == "read_something":
+                return jsonify({"items": []})
             if weak("shared_identity"):
                 state.last_user = user
                 time.sleep(0.01)
@@ -762,7 +1130,7 @@ def open_session(user: User, amr: list[str], step: str = "authenticated") -> dic
 
 
 def life() -> int:
-    return 3600
+    return 7200 if weak("expires_in_lies") else 3600
 
 
 def access(user: User, session: Session) -> str:
@@ -868,13 +1236,23 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
     if weak("success_clears_limit"):
         state.limits.clear()
     device = state.devices.get(given["deviceToken"] or "")
+    if weak("refresh_as_device") and any(given["deviceToken"] in each.generations for each in state.sessions.values()):
+        return open_session(user, ["pwd"]) | {"mfaRequired": False}
+    if weak("access_as_device") and subject_of(given["deviceToken"] or "") == user.id:
+        return open_session(user, ["pwd"]) | {"mfaRequired": False}
+    if weak("recovery_as_device") and digest(given["deviceToken"] or "") in user.recovery:
+        return open_session(user, ["pwd"]) | {"mfaRequired": False}
     if device and device["until"] < now() and not weak("device_for_ever"):
         device = None
     if device and (device["user"] == user.id or weak("device_any_user")):
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
-    challenge = secrets.token_hex(8)
+    challenge = user.id if weak("jti_shared") else secrets.token_hex(8)
     state.challenges[challenge] = {"user": user.id, "open": True, "tries": 0, "typed": given["username"]}
     sid = {"sid": "live"} if weak("session_at_login") else {}
+    sid |= {"session": secrets.token_hex(8)} if weak("session_claim") else {}
+    sid |= {"amr": ["pwd"]} if weak("amr_at_login") else {}
+    if weak("session_kept_at_login") or weak("session_listed_at_login"):
+        open_session(user, ["pwd"], "hidden" if weak("session_kept_at_login") else "authenticated")
     token = mint(PENDING, user, {"step": "mfa_pending", "jti": challenge} | sid)
     enrolled = user.confirmed or weak("unconfirmed_counts")
     answer: dict[str, Any] = {"tempToken": token, "mfaRequired": True, "expiresIn": 300}
@@ -894,6 +1272,19 @@ def remembered(user: User) -> str:
     token = secrets.token_urlsafe(24)
     state.devices[token] = {"user": user.id, "id": secrets.token_hex(8), "until": now() + MONTH}
     return token
+
+
+def subject_of(token: str) -> str:
+    """Whose access token this is; of nobody where it is none."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(claims_of(token, ACCESS)["sub"])
+    return ""
+
+
+def jti_of(token: str) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        return str(claims_of(token, PENDING)["jti"])
+    return ""
 
 
 def waiting(token: str) -> tuple[User, dict[str, Any]]:
@@ -955,6 +1346,8 @@ def enrol() -> Any:
     given = body("tempToken", "enrolmentTicket") if not weak("enrol_by_name") else {"_all": parsed(request.get_data())}
     if weak("enrol_by_name"):
         user = find(str(given["_all"].get("username"))) or waiting(str(given["_all"].get("tempToken")))[0]
+    elif weak("access_enrols") and (found := subject_of(given["tempToken"])):
+        user = user_of(found)
     else:
         user, _ = waiting(given["tempToken"])
     ticket = given.get("enrolmentTicket")
@@ -977,6 +1370,12 @@ def refresh() -> Any:
         kept = (known for each in state.sessions.values() for known in each.generations)
         token = next((known for known in kept if known[:8] == token[:8]), token)
     session = next((each for each in state.sessions.values() if token in each.generations), None)
+    if weak("access_as_refresh") and (whose := subject_of(token)):
+        return jsonify(open_session(user_of(whose), ["pwd"]))
+    if weak("device_as_refresh") and token in state.devices:
+        return jsonify(open_session(user_of(state.devices[token]["user"]), ["pwd"]))
+    if weak("pending_as_refresh") and state.challenges.get(jti_of(token), {}).get("user"):
+        return jsonify(open_session(user_of(state.challenges[jti_of(token)]["user"]), ["pwd"]))
     user = state.users.get(session.user) if session else None
     if (
         session is None
@@ -1096,6 +1495,7 @@ def remove(user: User, session: Session) -> Any:
 @guarded(complete=False)
 def sessions(user: User, session: Session) -> Any:
     own = [each for each in state.sessions.values() if each.user == user.id and not each.over]
+    own = [each for each in own if each.step != "hidden"]
     return jsonify({"items": [{"id": each.id, "address": each.address} for each in own]})
 
 
@@ -1290,13 +1690,17 @@ def openapi() -> Any:
     for path, operations in told.items():
         for method, more in operations.items():
             paths[path][method] = paths[path][method] | more
+    if weak("guard_left_out"):
+        paths["/api/activity"] = {"get": {}}
     return jsonify({"openapi": "3.1.0", "paths": paths})
 
 
 @app.get("/.well-known/jwks.json")
 def jwks() -> Any:
-    private = {"d": "x"} if weak("jwks_private") else {}
-    return jsonify({"keys": [PUBLIC | private]})
+    more = {"d": "x"} if weak("jwks_private") else {"k": "x"} if weak("jwks_secret") else {}
+    more |= {"use": "enc"} if weak("jwks_for_encryption") else {}
+    keys = [PUBLIC | more] * (2 if weak("jwks_kid_twice") else 1)
+    return Response(json.dumps({"keys": keys}, separators=(", ", ":")), mimetype="application/json")
 
 
 @app.post("/__control")
@@ -1325,7 +1729,8 @@ def inside() -> dict[str, Any]:
         kept += [value for each in state.users.values() for value in (each.secret, each.plain)]
     failures = {state.users[key[0]].name: each.failures for key, each in state.locks.items() if key[1] == "totp"}
     key = KEY.private_numbers().private_value
-    return {"log": "\n".join(state.log), "dump": "\n".join(kept), "failures": failures, "key": ["one", str(key)]}
+    found = {"log": "\n".join(state.log), "dump": "\n".join(kept), "failures": failures, "key": ["one", str(key)]}
+    return found | {"sessions": Counter(user_of(each.user).name for each in state.sessions.values())}
 
 
 if __name__ == "__main__":  # a server that reads requests as it likes

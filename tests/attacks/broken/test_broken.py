@@ -58,6 +58,9 @@ class Inside:
     def set_failures(self, username: str, number: int) -> None:
         self.ask(failures=[username, number])
 
+    def sessions(self, username: str) -> int:
+        return int(self.ask()["sessions"].get(username, 0))
+
     def dump(self) -> str:
         return str(self.ask()["dump"])
 

@@ -187,9 +187,35 @@ def test_its_keys_are_those_of_everybody() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     number = key.private_numbers().private_value
     public = jws.jwk(number)
-    assert serialization.load_pem_public_key(jws.pem(public)) == key.public_key()
+    assert serialization.load_pem_public_key(jws.pem(jws.der(public))) == key.public_key()
     raw = jws.ecdsa(b"message", number)
     signature = utils.encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
     key.public_key().verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
     plain, form = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     assert jws.private_number(key.private_bytes(serialization.Encoding.PEM, form, plain).decode()) == number
+
+
+@pytest.mark.parametrize("key", [7, 2**255 - 19, jws.ORDER - 1])
+def test_its_certificates_are_those_of_everybody(key: int) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    raw = jws.certificate(key)
+    found = x509.load_der_x509_certificate(raw)
+    found.verify_directly_issued_by(found)
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    assert found.public_key().public_bytes(*form) == jws.der(jws.jwk(key))
+    assert x509.load_pem_x509_certificate(jws.pem(raw, "CERTIFICATE")) == found
+
+
+@pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
+def test_its_hmacs_are_those_of_everybody(alg: str) -> None:
+    import jwt
+
+    key = b"k" * 64
+    assert jwt.decode(jws.with_hmac({"alg": alg}, {"sub": "ada"}, key, alg), key, [alg]) == {"sub": "ada"}
+
+
+def test_a_member_given_twice_is_read_as_the_last_by_the_standard_library() -> None:
+    text = jws.twice({"a": 1, "b": 2}, "a", 3, 4)
+    assert jws.json.loads(text, object_pairs_hook=list) == [("a", 3), ("b", 2), ("a", 4)]
