@@ -35,6 +35,7 @@ NEEDS = {
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",
+    "tries": "tries more than one client may: needs raised limits (--raised-limits), or loopback with its addresses",
 }
 
 

@@ -45,8 +45,8 @@ def offers(config: pytest.Config, name: str) -> frozenset[str]:
     if name in OFFERS:
         return OFFERS[name]
     found = {"admin"} if config.getoption("--admin-token") else set()
-    found |= {"limits"} if not config.getoption("--raised-limits") else set()
-    return frozenset(found | ({"addresses"} if has_addresses(connect_to(config)) else set()))
+    found |= {"tries"} if config.getoption("--raised-limits") else {"limits"}
+    return frozenset(found | ({"addresses", "tries"} if has_addresses(connect_to(config)) else set()))
 
 
 def connect_to(config: pytest.Config) -> tuple[str, int]:
@@ -88,7 +88,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What a target can't show is not run, and the report says so."""
+    """What a target can't show is not run, and the report says so; what spends the limit of all is last."""
     out = []
     for item in items:
         name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
@@ -96,7 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[RESULTS].append(Result(name, case, NOT_RUN, why))
             out.append(item)
     config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in set(out)]
+    items[:] = sorted((item for item in items if item not in set(out)), key=lambda item: spends(config, item))
+
+
+def spends(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether a case uses up a limit that all cases share, since there is one address for all."""
+    name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
+    return bool(name and case and "limits" in case.needs and "addresses" not in offers(config, name))
 
 
 def deployment_of(item: pytest.Item) -> str:

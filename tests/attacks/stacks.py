@@ -22,7 +22,7 @@ from tests.attacks.target import Target, has_ipv6
 from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
-OWN = frozenset({"admin", "addresses", "database", "key", "limits", "logs", "policy"})
+OWN = frozenset({"admin", "addresses", "database", "key", "limits", "logs", "policy", "tries"})
 OFFERS = {"stack": OWN | {"clock", "direct", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",

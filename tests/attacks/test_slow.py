@@ -11,7 +11,7 @@ from tests.attacks.target import Call, Target
     holds="forty half-sent headers and bodies keep nobody else waiting",
     stems_from="Slowloris, RUDY",
     broken_by="one_thread",
-    needs=("addresses",),
+    needs=("tries",),
 )
 def test_slow_clients_keep_nobody_waiting(target: Target) -> None:
     head = f"POST /auth/login HTTP/1.1\r\nHost: {target.host}\r\n".encode()
@@ -35,7 +35,7 @@ def test_slow_clients_keep_nobody_waiting(target: Target) -> None:
     holds="twenty logins at once leave the service alive, and who has to come back is told when",
     stems_from="ASVS 15.2.2",
     broken_by="busy_500",
-    needs=("addresses",),
+    needs=("tries",),
 )
 def test_many_logins_at_once_are_bounded(target: Target) -> None:
     body = {"username": "attack-nobody", "password": "wrong-password-1"}
