@@ -43,7 +43,7 @@ lint: .venv/test
 	$(BIN)/mypy
 
 attack: .venv/test  ## Attack a service of yours as others were (URL=…; ARGS="--i-own-this"), or, without URL, stacks of its own
-	@$(BIN)/pytest -q --tb=no tests/attacks -m attacks --report $(if $(URL),attack-report.md --target $(URL),docs/attack-report.md) $(ARGS)
+	@$(BIN)/pytest -q --tb=no tests/attacks -m attacks --report $(if $(URL),attack-report.md --confcutdir=tests/attacks --target $(URL),docs/attack-report.md) $(ARGS)
 
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)

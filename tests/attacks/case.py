@@ -32,6 +32,7 @@ NEEDS = {
     "ipv6": "needs a proxy that listens on ::1, too: only on a stack of the suite's own, on a machine with IPv6",
     "key": "needs the signing key: only on a stack of the suite's own",
     "limits": "is about limits as they are by default, and those of this target are raised (--raised-limits)",
+    "listener": "needs an address at which the target may reach this machine (--listen)",
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",

@@ -1,5 +1,6 @@
 """Tokens that were never given out: forged by hand, and every one of them refused in the same words."""
 
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -77,8 +78,12 @@ class Listener(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
-        self.send_response(404)
+        content = json.dumps({"keys": [jws.jwk(77) | {"alg": "ES256", "use": "sig"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -89,14 +94,15 @@ class Listener(BaseHTTPRequestHandler):
     holds="an address in a token is not asked for keys",
     stems_from="jku and x5u injection, ASVS 9.1.3",
     broken_by="fetches_jku",
+    needs=("listener",),
 )
 def test_no_address_in_a_token_is_followed(target: Target) -> None:
     person = target.person()
     header, claims = parts(person)
-    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+    with HTTPServer(target.listen, Listener) as server:
         server.asked = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+        address = f"http://{target.listen[0]}:{server.server_port}"
         for name in ("jku", "x5u", "kid", "iss"):
             for path in ("jwks.json", ".well-known/jwks.json"):
                 forged = header | {name: f"{address}/{path}"}
