@@ -260,7 +260,7 @@ def arguments(config: pytest.Config) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     results = config.stash[RESULTS]
-    if any(each.verdict != NOT_RUN for each in results):
+    if is_given(config) or any(each.verdict != NOT_RUN for each in results):
         cases = len({result.case.number for result in results})
         counts = [f"{sum(each.verdict == kind for each in results)} {kind}" for kind in (HELD, BROKEN, NOT_RUN)]
         terminalreporter.section("attacks")

@@ -240,10 +240,10 @@ class Target:
         time.sleep(pause)
         self._free_at = max(time.monotonic(), self._free_at) + number / self.rate
 
-    def shows(self, answer: Answer) -> Answer:
-        """Put this answer and its request into the report, rather than the last ones; of several the last."""
-        self.shown = answer
-        return answer
+    def shows(self, answer: Answer | None = None) -> Answer:
+        """Put this answer and its request into the report, or those just now: whatever is asked later is a control."""
+        self.shown = answer or self.exchanges[-1][1]
+        return self.shown
 
     def _noted(self, call: Call | bytes, answer: Answer) -> Answer:
         self.exchanges.append((call, answer))
