@@ -12,6 +12,7 @@
 `broken/test_broken.py` then runs the case twice: without the weakness it has to hold, with it, it has to say broken.
 Name it at its promise in docs/threat-model.md as well. A case should take less than ten seconds.
 `needs` says what a target must offer (see `Target.offers`); where it does not, the case is listed as not run.
+The report shows a case by its last request and answer; where those are a control, say `target.shows(answer)` before.
 """
 
 from collections.abc import Callable
