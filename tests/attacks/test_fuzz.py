@@ -49,6 +49,7 @@ BODIES = {
     "/auth/password": {"currentPassword": "x", "newPassword": "x"},
     "/api/mfa/totp/confirm": {"totpCode": "x"},
 }
+ADDRESSES = ("addresses",)
 TRIES = ("tries",)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Target
 
+ADDRESSES = ("addresses",)
 TRIES = ("tries",)
 
 

@@ -327,6 +327,8 @@ def test_an_exchange_is_shown_short_and_without_secrets() -> None:
     assert len(text) < 700
     assert short("a\u202e\nb") == "a\\u202e b"
     assert redacted(f"said {token}") == "said eyJ…"
+    listed = Answer(200, (("a", "b"),), b'{"items": [{"username": "ada"}]}')
+    assert "ada" not in shown((Call("GET", "/api/admin/users"), listed)), "who else is there is nobody's business"
 
 
 def test_a_case_says_what_shows_it(broken: Target) -> None:
