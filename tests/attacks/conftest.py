@@ -194,7 +194,7 @@ def pytest_runtest_makereport(
         verdict, why = verdict_of(call)
         target: Target | None = getattr(item, "funcargs", {}).get("target")
         own = max(0.0, call.duration - (target.waited if target else 0.0))
-        evidence = report.evidence_of(target.exchanges, target.shown, verdict) if target else ""
+        evidence = report.evidence_of(target, verdict) if target else ""
         item.config.stash[RESULTS].append(Result(name, case, verdict, why, own, evidence))
         if is_given(item.config) and is_skipped(call):
             made.outcome = "skipped"  # what can't be tried somewhere else is no failure, in CI neither

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.attacks.case import CASES, NEEDS, Case
-from tests.attacks.target import Answer, Call, redacted
+from tests.attacks.target import Answer, Call, Target, redacted
 
 HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
 _LONGEST = 300
@@ -45,12 +45,13 @@ def shown(exchange: tuple[Call | bytes, Answer]) -> str:
     return "\n→ ".join(short(redacted(part)) for part in (asked, told))
 
 
-def evidence_of(exchanges: list[tuple[Call | bytes, Answer]], marked: Answer | None, verdict: str) -> str:
+def evidence_of(target: Target, verdict: str) -> str:
     """What shows the verdict: what the case says shows it, else its last exchange; where it broke, both."""
-    last = exchanges[-1:]
-    told = [exchange for exchange in exchanges if exchange[1] is marked]
+    exchanges, last = target.exchanges, target.exchanges[-1:]
+    told = [exchange for exchange in exchanges if exchange[1] is target.shown]
     told += [exchange for exchange in last if verdict == BROKEN and exchange not in told]
     lines = [shown(exchange) for exchange in told or last]
+    lines += [short(redacted(target.note))] if target.note else []
     if len(exchanges) >= _MANY:
         numbers = Counter(str(answer.status or "closed") for _, answer in exchanges)
         lines.append(

@@ -141,6 +141,7 @@ class Target:
     secrets: set[str] = field(default_factory=set, repr=False)
     #: The answer that shows what a case is about.
     shown: Answer | None = field(default=None, repr=False)
+    note: str = ""
     _free_at: float = 0.0
     _administrator: "Person | None" = field(default=None, repr=False)
     _signed_in_at: float = 0.0
@@ -240,9 +241,12 @@ class Target:
         time.sleep(pause)
         self._free_at = max(time.monotonic(), self._free_at) + number / self.rate
 
-    def shows(self, answer: Answer | None = None) -> Answer:
-        """Put this answer and its request into the report, or those just now: whatever is asked later is a control."""
-        self.shown = answer or self.exchanges[-1][1]
+    def shows(self, answer: Answer | None = None, note: str = "") -> Answer:
+        """Put this answer and its request into the report, or those just now: whatever is asked later is a control.
+
+        A note says what can't be read there, such as what a token holds.
+        """
+        self.shown, self.note = answer or self.exchanges[-1][1], note
         return self.shown
 
     def _noted(self, call: Call | bytes, answer: Answer) -> Answer:
@@ -330,7 +334,7 @@ class Target:
     def begin(self) -> None:
         """Know nothing of the case before."""
         self.exchanges.clear()
-        self.shown, self.waited = None, 0.0
+        self.shown, self.note, self.waited = None, "", 0.0
 
     def move(self, seconds: float) -> None:
         """Move the service's clock, and phones with it."""

@@ -333,16 +333,20 @@ def test_an_exchange_is_shown_short_and_without_secrets() -> None:
 
 def test_a_case_says_what_shows_it(broken: Target) -> None:
     target = Target(broken.url, "target", broken.connect_to)
-    found = target.shows(target.get("/nothing"))
+    target.shows(target.get("/nothing"), "nothing is there")
     target.get("/healthz")
-    assert evidence_of(target.exchanges, found, HELD).startswith("GET /nothing\n→ 404")
-    assert "/healthz" not in evidence_of(target.exchanges, found, HELD)
-    assert "/healthz" in evidence_of(target.exchanges, found, BROKEN), "where it broke the last one may be the reason"
-    assert evidence_of(target.exchanges, None, HELD).startswith("GET /healthz\n→ 200")
-    target.together([Call("GET", "/healthz")] * 9)
-    assert evidence_of(target.exchanges, None, HELD).endswith("\nof 11 answers: 10 × 200, 1 × 404")
+    assert evidence_of(target, HELD).startswith("GET /nothing\n→ 404")
+    assert evidence_of(target, HELD).endswith("\nnothing is there")
+    assert "/healthz" not in evidence_of(target, HELD)
+    assert "/healthz" in evidence_of(target, BROKEN), "where it broke the last one may be the reason"
     target.begin()
-    assert evidence_of(target.exchanges, target.shown, HELD) == ""
+    assert evidence_of(target, HELD) == ""
+    target.together([Call("GET", "/healthz")] * 10)
+    target.get("/nothing")
+    assert evidence_of(target, HELD).startswith("GET /nothing\n→ 404")
+    assert evidence_of(target, HELD).endswith("\nof 11 answers: 10 × 200, 1 × 404")
+    target.raw(b"GET / HTTP/1.1\r\n\r\n")
+    assert target.shows().status == 400
 
 
 def test_requests_keep_to_the_rate(broken: Target) -> None:
