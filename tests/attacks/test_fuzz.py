@@ -310,7 +310,7 @@ def test_no_password_is_made_equal(target: Target) -> None:
         " Analytical Engine 1843 ",
         "ANALYTICAL ENGINE 1843 ",
     ):
-        assert person.login(password=other).status == 401, f"{other!r} was accepted"
+        assert target.shows(person.login(password=other)).status == 401, f"{other!r} was accepted"
     assert person.login().status == 200
 
 
