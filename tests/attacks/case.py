@@ -12,6 +12,7 @@
 `broken/test_broken.py` then runs the case twice: without the weakness it has to hold, with it, it has to say broken.
 Name it at its promise in docs/threat-model.md as well. A case should take less than ten seconds.
 `needs` says what a target must offer (see `Target.offers`); where it does not, the case is listed as not run.
+The report shows a case by its last request and answer; where those are a control, say `target.shows(answer)` before.
 """
 
 from collections.abc import Callable
@@ -32,9 +33,11 @@ NEEDS = {
     "ipv6": "needs a proxy that listens on ::1, too: only on a stack of the suite's own, on a machine with IPv6",
     "key": "needs the signing key: only on a stack of the suite's own",
     "limits": "is about limits as they are by default, and those of this target are raised (--raised-limits)",
+    "listener": "needs an address at which the target may reach this machine (--listen)",
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",
+    "tries": "tries more than one client may: needs raised limits (--raised-limits), or loopback with its addresses",
 }
 
 

@@ -1,6 +1,7 @@
 """The attack suite's options, its targets and its report. With `--target` it attacks that, else stacks of its own."""
 
 import contextlib
+import importlib
 import os
 import shlex
 import socket
@@ -8,17 +9,19 @@ import subprocess
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.attacks import report
+from tests.attacks import preflight, report
 from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
-from tests.attacks.stacks import OFFERS, TITLES, serve, whole
 from tests.attacks.target import Target
-from tests.conftest import ROOT
 
+ROOT = Path(__file__).parents[2]
+OWN = ("stack", "serve")
+TARGET = pytest.StashKey[Target]()
 RESULTS = pytest.StashKey[list[Result]]()
 LEFT = pytest.StashKey[list[str]]()
 SOFTWARE = pytest.StashKey[list[str]]()
@@ -34,19 +37,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rate", type=float, help="requests a second, at most (20; on loopback 1000)")
     group.addoption("--raised-limits", action="store_true", help="the target's limits are not the default ones")
     group.addoption("--window", type=int, default=2, help="the target's MFA_TOTP_WINDOW")
+    group.addoption("--listen", help="host:port of this machine at which the target may reach it; to bind")
     group.addoption("--report", help="write the report here as Markdown, and beside it as JUnit XML")
 
 
 def names(config: pytest.Config) -> list[str]:
-    return ["target"] if config.getoption("--target", default=None) else list(OFFERS)
+    return ["target"] if is_given(config) else [*OWN]
+
+
+def is_given(config: pytest.Config) -> bool:
+    """Whether there is an address; nothing of the service is imported then."""
+    return bool(config.getoption("--target", default=None))
+
+
+def stacks() -> ModuleType:
+    """What starts stacks of the suite's own, by the means of the project."""
+    return importlib.import_module("tests.attacks.stacks")
+
+
+def title(config: pytest.Config, name: str) -> str:
+    return str(config.getoption("--target") if is_given(config) else stacks().TITLES[name])
 
 
 def offers(config: pytest.Config, name: str) -> frozenset[str]:
-    if name in OFFERS:
-        return OFFERS[name]
-    found = {"admin"} if config.getoption("--admin-token") else set()
-    found |= {"limits"} if not config.getoption("--raised-limits") else set()
-    return frozenset(found | ({"addresses"} if has_addresses(connect_to(config)) else set()))
+    if not is_given(config):
+        found: frozenset[str] = stacks().OFFERS[name]
+        return found
+    return config.stash[TARGET].offers
+
+
+def offers_of_target(config: pytest.Config) -> frozenset[str]:
+    found = {"admin"} if config.getoption("--admin-token") or preflight.has_administrator() else set()
+    found |= {"listener"} if config.getoption("--listen") or is_loopback(connect_to(config)[0]) else set()
+    found |= {"tries"} if config.getoption("--raised-limits") else {"limits"}
+    return frozenset(found | ({"addresses", "tries"} if has_addresses(connect_to(config)) else set()))
 
 
 def connect_to(config: pytest.Config) -> tuple[str, int]:
@@ -75,10 +99,24 @@ def has_addresses(where: tuple[str, int]) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS], config.stash[LEFT], config.stash[SOFTWARE] = [], [], []
-    if config.getoption("--target", default=None):
+    if is_given(config):
+        preflight.ensure_address(config.getoption("--target"))
         host = connect_to(config)[0]
         if not is_loopback(host) and not config.getoption("--i-own-this"):
             raise pytest.UsageError(f"{host} is not this machine: --i-own-this says that you may attack it")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if is_given(session.config):
+        session.config.stash[TARGET] = target = target_of(session.config)
+        if not session.config.option.collectonly:
+            preflight.ensure_ready(target)
+            preflight.hire(target)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With an address, the broken server is not there."""
+    return True if is_given(config) and collection_path.name == "broken" else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -88,7 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What a target can't show is not run, and the report says so."""
+    """What a target can't show is not run, and the report says so; what spends the limit of all is last."""
     out = []
     for item in items:
         name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
@@ -96,7 +134,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[RESULTS].append(Result(name, case, NOT_RUN, why))
             out.append(item)
     config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in set(out)]
+    items[:] = sorted((item for item in items if item not in set(out)), key=lambda item: spends(config, item))
+
+
+def spends(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether a case uses up a limit that all cases share, since there is one address for all."""
+    name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
+    return bool(name and case and "limits" in case.needs and "addresses" not in offers(config, name))
 
 
 def deployment_of(item: pytest.Item) -> str:
@@ -109,9 +153,10 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """What is attacked."""
     config, folder = request.config, tmp_path_factory.mktemp(request.param)
     if request.param == "stack":
-        made = whole(folder, request.getfixturevalue("postgresql"), request.getfixturevalue("redis"))
+        made = stacks().whole(folder, request.getfixturevalue("postgresql"), request.getfixturevalue("redis"))
     else:
-        made = serve(folder) if request.param == "serve" else contextlib.nullcontext(target_of(config))
+        given = contextlib.nullcontext(config.stash.get(TARGET, None))
+        made = stacks().serve(folder) if request.param == "serve" else given
     with made as target:
         config.stash[SOFTWARE] += target.software
         yield target
@@ -122,20 +167,21 @@ def target_of(config: pytest.Config) -> Target:
     url, where = config.getoption("--target").rstrip("/"), connect_to(config)
     rate = config.getoption("--rate") or (1000 if is_loopback(where[0]) else 20)
     options = {"ca": config.getoption("--ca"), "window": config.getoption("--window")}
-    target = Target(url, "target", where, rate, offers=offers(config, "target"), **options)
+    target = Target(url, "target", where, rate, offers=offers_of_target(config), **options)
     target.admin_token = config.getoption("--admin-token")
-    said = target.get("/openapi.json").json.get("info", {})
-    target.software = [f"{said.get('title', 'a service')} {said.get('version', '')}".strip()]
+    listen = urlsplit(f"//{config.getoption('--listen') or '127.0.0.1:0'}")
+    target.listen = listen.hostname or "", listen.port or 0
     return target
 
 
 @pytest.fixture
 def target(deployment: Target) -> Iterator[Target]:
-    deployment.exchanges.clear()
-    deployment.waited = 0.0
+    deployment.begin()
     yield deployment
     if deployment.offset:
         deployment.move(0)
+    if "admin" in deployment.offers:
+        deployment.clean_up()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,21 +190,38 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     made = yield
     case, name = getattr(getattr(item, "function", None), "case", None), deployment_of(item)
-    if case and name and (call.when == "call" or not made.passed):
-        verdict = HELD if made.passed else NOT_RUN if made.skipped else BROKEN
-        why = "" if call.excinfo is None else str(call.excinfo.value).splitlines()[0]
+    if case and name and (call.when == "call" or (call.when == "setup" and call.excinfo)):
+        verdict, why = verdict_of(call)
         target: Target | None = getattr(item, "funcargs", {}).get("target")
-        last = target.exchanges[-1] if target and target.exchanges else None
         own = max(0.0, call.duration - (target.waited if target else 0.0))
-        result = Result(name, case, verdict, why, own, report.shown(last))
-        item.config.stash[RESULTS].append(result)
+        evidence = report.evidence_of(target, verdict) if target else ""
+        item.config.stash[RESULTS].append(Result(name, case, verdict, why, own, evidence))
+        if is_given(item.config) and is_skipped(call):
+            made.outcome = "skipped"  # what can't be tried somewhere else is no failure, in CI neither
     return made
+
+
+def is_skipped(call: pytest.CallInfo[None]) -> bool:
+    return call.excinfo is not None and isinstance(call.excinfo.value, pytest.skip.Exception)
+
+
+def verdict_of(call: pytest.CallInfo[None]) -> tuple[str, str]:
+    """Broken is what a case found out to be so; a target that is away, or a case that ends otherwise, shows nothing."""
+    if call.excinfo is None:
+        return HELD, ""
+    error = call.excinfo.value
+    told = next(iter(str(error).splitlines()), "")
+    if is_skipped(call):
+        return NOT_RUN, told
+    if call.when == "call" and isinstance(error, AssertionError):
+        return BROKEN, told
+    return NOT_RUN, f"could not be tried: {type(error).__name__} {told}".strip()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results, path = session.config.stash[RESULTS], session.config.getoption("--report", default=None)
     if path and results:
-        titles = TITLES | {"target": str(session.config.getoption("--target"))}
+        titles = {name: title(session.config, name) for name in names(session.config)}
         written = report.markdown(results, head(session.config), titles, session.config.stash[LEFT])
         Path(path).write_text(written)
         report.write_junit(results, Path(path).with_suffix(".xml"))
@@ -169,7 +232,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def head(config: pytest.Config) -> dict[str, str]:
     """When, what and how: what a reviewer has to know before the first verdict."""
     results = config.stash[RESULTS]
-    titles = [TITLES.get(name) or str(config.getoption("--target")) for name in names(config)]
+    titles = [title(config, name) for name in names(config)]
     return {
         "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "suite": f"{len({result.case.number for result in results})} cases{commit()}",
@@ -197,7 +260,7 @@ def arguments(config: pytest.Config) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     results = config.stash[RESULTS]
-    if any(each.verdict != NOT_RUN for each in results):
+    if is_given(config) or any(each.verdict != NOT_RUN for each in results):
         cases = len({result.case.number for result in results})
         counts = [f"{sum(each.verdict == kind for each in results)} {kind}" for kind in (HELD, BROKEN, NOT_RUN)]
         terminalreporter.section("attacks")

@@ -1,15 +1,18 @@
 """The report: per case held, broken, or not run and why, with the request and the answer that show it."""
 
 import html
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.attacks.case import CASES, NEEDS, Case
-from tests.attacks.target import Answer, Call, redacted
+from tests.attacks.target import Answer, Call, Target, redacted
 
 HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
 _LONGEST = 300
+#: So many exchanges of one case are counted by their status.
+_MANY = 10
 #: Seconds that a case should take, and those after which the run fails: a machine may be slow, but not so slow.
 LONG, TOO_LONG = 10, 30
 #: The same of all cases together.
@@ -28,18 +31,33 @@ class Result:
     shown: str = ""
 
 
-def shown(exchange: tuple[Call | bytes, Answer] | None) -> str:
+def shown(exchange: tuple[Call | bytes, Answer]) -> str:
     """A request and its answer, short and without anything that anybody could use."""
-    if exchange is None:
-        return ""
     call, answer = exchange
+    told = f"{answer.status or 'closed'} {answer.text}" if answer.headers else repr(answer.content)[2:-1] or "closed"
     if isinstance(call, bytes):
         asked = repr(call)[2:-1]
     else:
         asked = f"{call.method} {call.path} {call.content.decode(errors='backslashreplace')}"
         asked += " (Bearer …)" if call.token else ""
-    told = f"{answer.status or 'closed'} {answer.text}" if answer.headers else repr(answer.content)[2:-1] or "closed"
+        if call.path.startswith("/api/admin") and answer.status == 200:
+            told = f"200 ({len(answer.content)} bytes, not shown: they may be about others)"
     return "\n→ ".join(short(redacted(part)) for part in (asked, told))
+
+
+def evidence_of(target: Target, verdict: str) -> str:
+    """What shows the verdict: what the case says shows it, else its last exchange; where it broke, both."""
+    exchanges, last = target.exchanges, target.exchanges[-1:]
+    told = [exchange for exchange in exchanges if exchange[1] is target.shown]
+    told += [exchange for exchange in last if verdict == BROKEN and exchange not in told]
+    lines = [shown(exchange) for exchange in told or last]
+    lines += [short(redacted(target.note))] if target.note else []
+    if len(exchanges) >= _MANY:
+        numbers = Counter(str(answer.status or "closed") for _, answer in exchanges)
+        lines.append(
+            f"of {len(exchanges)} answers: {', '.join(f'{n} × {status}' for status, n in numbers.most_common())}"
+        )
+    return "\n".join(lines)
 
 
 def short(text: str) -> str:

@@ -22,7 +22,7 @@ from tests.attacks.target import Target, has_ipv6
 from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
-OWN = frozenset({"admin", "addresses", "database", "key", "limits", "logs", "policy"})
+OWN = frozenset({"admin", "addresses", "database", "key", "limits", "listener", "logs", "policy", "tries"})
 OFFERS = {"stack": OWN | {"clock", "direct", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",
@@ -137,6 +137,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
             software=[*own_versions(), *versions(own.engine)],
         )
         target.over_ipv6 = Target(target.url, "stack, over IPv6", ("::1", port), ca=target.ca)
+        past.exchanges = target.over_ipv6.exchanges = target.exchanges
         with_administrator(target, own)
         yield target
     own.engine.dispose()

@@ -11,8 +11,8 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -22,7 +22,13 @@ from tests.attacks.totp import STEP, decoded, totp
 
 #: Longer than this the suite does not wait for a limit: the case is not run then.
 PATIENCE = 8
+#: Seconds after which an administrator shows the phone again, well before the service asks for it.
+FRESH = 200
 Json = dict[str, Any]
+
+
+class CouldNotTry(Exception):
+    """What a case needs before it can begin was refused; that says nothing about what it is to show."""
 
 
 class Inside(Protocol):
@@ -118,7 +124,7 @@ class Target:
     ca: str = ""
     window: int = 2
     timeout: float = 20.0
-    admin_token: str = ""
+    admin_token: str = field(default="", repr=False)
     offers: frozenset[str] = frozenset()
     inside: Inside | None = None
     #: The same service past the proxy.
@@ -130,12 +136,17 @@ class Target:
     waited: float = 0.0
     #: What runs there, with versions, as far as it is known.
     software: list[str] = field(default_factory=list)
-    people: "list[Person]" = field(default_factory=list)
-    exchanges: list[tuple[Call | bytes, Answer]] = field(default_factory=list)
+    #: Where a listener of this machine is reached by the target; port 0 is any.
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    people: "list[Person]" = field(default_factory=list, repr=False)
+    exchanges: list[tuple[Call | bytes, Answer]] = field(default_factory=list, repr=False)
     #: Every value that must never be seen again.
-    secrets: set[str] = field(default_factory=set)
+    secrets: set[str] = field(default_factory=set, repr=False)
+    #: The answer that shows what a case is about.
+    shown: Answer | None = field(default=None, repr=False)
+    note: str = ""
     _free_at: float = 0.0
-    _administrator: "Person | None" = None
+    _administrator: "Person | None" = field(default=None, repr=False)
     _signed_in_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -159,6 +170,9 @@ class Target:
     def send(self, call: Call) -> Answer:
         """One request. Waits where it is asked to, unless the call is from one fixed address."""
         answer = self.once(call)
+        if answer.code == "step_up_required" and self._is_by_hired(call):
+            self._renew()
+            answer = self.once(call := replace(call, token=self.admin()))
         while not call.source and answer.status in (429, 503) and self.waits(answer):
             answer = self.once(call)
         return answer
@@ -173,7 +187,7 @@ class Target:
         return True
 
     def once(self, call: Call) -> Answer:
-        self._pace(1)
+        self.pace(1)
         started = time.perf_counter()
         with self.connection(call.source) as connection:
             connection.sendall(call.head(self.host) + call.content)
@@ -182,7 +196,7 @@ class Target:
 
     def together(self, calls: Sequence[Call]) -> list[Answer]:
         """All at once, each on a connection of its own: everything but the last byte first, then the last bytes."""
-        self._pace(len(calls))
+        self.pace(len(calls))
         connections = [self.connection(call.source) for call in calls]
         requests = [call.head(self.host) + call.content for call in calls]
         for connection, request in zip(connections, requests, strict=True):
@@ -196,8 +210,8 @@ class Target:
         return answers
 
     def raw(self, request: bytes, seconds: float = 3) -> bytes:
-        """All that is answered to these bytes, until the end or for so long."""
-        self._pace(1)
+        """All that is answered to these bytes, until the end or for so long; each request in them counts."""
+        self.pace(max(1, request.count(b" HTTP/1.")))
         received = b""
         with self.connection("") as connection:
             connection.settimeout(seconds)
@@ -223,12 +237,20 @@ class Target:
     def host(self) -> str:
         return urlsplit(self.url).netloc
 
-    def _pace(self, number: int) -> None:
+    def pace(self, number: int) -> None:
         """Never more than the set rate: what goes out at once is waited for before the next."""
         pause = max(0.0, self._free_at - time.monotonic())
         self.waited += pause
         time.sleep(pause)
         self._free_at = max(time.monotonic(), self._free_at) + number / self.rate
+
+    def shows(self, answer: Answer | None = None, note: str = "") -> Answer:
+        """Put this answer and its request into the report, or those just now: whatever is asked later is a control.
+
+        A note says what can't be read there, such as what a token holds.
+        """
+        self.shown, self.note = answer or self.exchanges[-1][1], note
+        return self.shown
 
     def _noted(self, call: Call | bytes, answer: Answer) -> Answer:
         self.exchanges.append((call, answer))
@@ -242,7 +264,8 @@ class Target:
         person = Person(self, f"attack-{self.run}-{next(self._numbers)}", secrets.token_urlsafe(18))
         body = {"username": person.name, "password": person.password, "email": "attack@example.com"}
         answer = self.post("/auth/register", body | members)
-        assert answer.status == 200, f"registering answered {answer.status} {answer.text}"
+        if answer.status != 200:
+            raise CouldNotTry(f"registering answered {answer.status} {answer.text}")
         person.name, person.password = (body | members)["username"], (body | members)["password"]
         person.secret = answer.json["manualEntryKey"]
         self.people.append(person)
@@ -256,34 +279,65 @@ class Target:
         return person
 
     def admin(self) -> str:
-        """The token of an administrator, from the last five minutes."""
+        """The token of an administrator, from the last five minutes where the suite can see to that."""
         if self._administrator is None:
             return self.admin_token
-        if time.monotonic() - self._signed_in_at > 200:
-            self._administrator.sign_in()
-            self._signed_in_at = time.monotonic()
-        return str(self._administrator.tokens["accessToken"])
+        if time.monotonic() - self._signed_in_at > FRESH:
+            self._renew()
+        return self._administrator.access
 
     def give_administrator(self, person: "Person") -> None:
+        """Have somebody who is signed in, and was made by this suite, as administrator."""
         self._administrator, self._signed_in_at = person, time.monotonic()
         self.people.remove(person)
 
+    def hire_administrator(self, name: str, password: str, key: str) -> None:
+        """Have an administrator of the target's own, who signs in now, and shows the phone when it is asked for."""
+        self._administrator = Person(self, name, password, key)
+        self._administrator.use_newest()
+        self._renew()
+
+    def _is_by_hired(self, call: Call) -> bool:
+        """Whether a call is by an administrator who can show the phone again, on a target whose clock is the real."""
+        return bool(
+            self.inside is None and self._administrator and call.token == self._administrator.tokens.get("accessToken")
+        )
+
+    def _renew(self) -> None:
+        """Show the phone, and the password where the session is over; nothing of it stands in the report."""
+        person, noted = self._administrator, len(self.exchanges)
+        assert person
+        answer = person.step_up(person.code()) if person.tokens else None
+        if answer and answer.status == 200:
+            person.tokens["accessToken"] = answer.json["accessToken"]
+        else:
+            person.sign_in()
+        self._signed_in_at = time.monotonic()
+        del self.exchanges[noted:]
+
     def id_of(self, person: "Person") -> str:
         """The id of an account, or nothing if there is none."""
-        name, page = person.name.casefold(), {"next": ""}
-        while page.get("next") is not None:
-            page = self.get(
-                f"/api/admin/users?q={quote(name, safe='')}&cursor={page['next']}".removesuffix("&cursor="),
-                self.admin(),
-            ).json
+        name = person.name.casefold()
+        return next((id_ for id_, found in self.accounts(name) if found.casefold() == name), "")
+
+    def accounts(self, beginning: str) -> Iterator[tuple[str, str]]:
+        """Id and name of all accounts whose name begins so; not of the administrator whom the suite made."""
+        cursor: str | None = ""
+        while cursor is not None:
+            path = f"/api/admin/users?q={quote(beginning, safe='')}" + (f"&cursor={cursor}" if cursor else "")
+            page = self.get(path, self.admin()).json
             if "items" not in page:
                 pytest.skip(
                     "not run: the administrator's token is not taken: older than five minutes, or of somebody else"
                 )
-            for item in page["items"]:
-                if item["username"].casefold() == name:
-                    return str(item["id"])
-        return ""
+            own = self._administrator.name if self._administrator else ""
+            yield from ((str(each["id"]), str(each["username"])) for each in page["items"] if each["username"] != own)
+            cursor = page.get("next")
+
+    def begin(self) -> None:
+        """Know nothing of the case before."""
+        self.exchanges.clear()
+        self.shown, self.note, self.waited = None, "", 0.0
 
     def move(self, seconds: float) -> None:
         """Move the service's clock, and phones with it."""
@@ -291,28 +345,35 @@ class Target:
         self.inside.move(seconds)
         self.offset = seconds
 
-    def is_deleted(self, user: str) -> bool:
+    def delete(self, user: str) -> None:
         """Delete somebody, however long the limit of administrators takes."""
         call = Call("DELETE", f"/api/admin/users/{user}", None, self.admin())
         while (answer := self.once(call)).status == 429:
             time.sleep(int(answer.get("retry-after")))
-        return answer.status == 204
 
     def clean_up(self) -> list[str]:
-        """Delete everybody who was made; the names of those who are still there."""
-        left = [person.name for person in self.people if not self.is_gone(person)]
-        self.people.clear()
+        """Delete everybody who was made; the names of those who are still there.
+
+        The service is asked who there is: a list of who was made may be wrong, and can't be shown to be right.
+        """
+        names = [person.name for person in self.people]
+        if "admin" not in self.offers:
+            return names
+        try:
+            found = self.found()
+            for id_ in found:
+                self.delete(id_)
+            left = [*self.found().values()] if found else []
+        except (pytest.skip.Exception, OSError, AssertionError):
+            return names
+        self.people = [person for person in self.people if person.name in left]
         return left
 
-    def is_gone(self, person: "Person") -> bool:
-        """Whether somebody was deleted, now or before."""
-        if "admin" not in self.offers:
-            return False
-        try:
-            user = self.id_of(person)
-        except pytest.skip.Exception:
-            return False
-        return not user or self.is_deleted(user)
+    def found(self) -> dict[str, str]:
+        """Names by ids of all who were made and are there: all begin alike, but those who were named otherwise."""
+        usual = f"attack-{self.run}"
+        others = [person.name for person in self.people if not person.name.casefold().startswith(usual)]
+        return dict(account for beginning in [usual, *others] for account in self.accounts(beginning))
 
 
 @dataclass
@@ -321,9 +382,9 @@ class Person:
 
     target: Target
     name: str
-    password: str
-    secret: str = ""
-    tokens: Json = field(default_factory=dict)
+    password: str = field(repr=False)
+    secret: str = field(default="", repr=False)
+    tokens: Json = field(default_factory=dict, repr=False)
     _last: int = 0
 
     def step(self) -> int:
@@ -342,6 +403,10 @@ class Person:
         code = totp(decoded(self.secret), step)
         self.target.secrets.add(code)
         return code
+
+    def use_newest(self) -> None:
+        """Show no code that is older than now: somebody else may have shown those."""
+        self._last = self.step() - 1
 
     def wrong(self) -> str:
         """Six digits that are no code near now."""
@@ -400,11 +465,13 @@ def has_ipv6() -> bool:
 
 
 def read(connection: socket.socket, started: float, method: str = "GET") -> Answer:
-    """An answer as the standard library reads it; status 0 where there is none."""
+    """An answer as the standard library reads it; status 0 where the connection was closed without one."""
     response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()
         content = response.read()
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {connection.gettimeout():.0f} s") from None
     except (OSError, http.client.HTTPException):
         return Answer(0, (), b"", time.perf_counter() - started)
     headers = tuple((name.lower(), value) for name, value in response.getheaders())

@@ -47,7 +47,7 @@ def test_a_refusal_does_not_tell_who_is_disabled(target: Target) -> None:
     holds="a limit that is used up looks the same for known and unknown names",
     stems_from="PortSwigger: username enumeration via account lock",
     broken_by="lock_tells",
-    needs=("addresses",),
+    needs=("tries",),
 )
 def test_a_limit_does_not_tell_who_exists(target: Target) -> None:
     person = target.person()

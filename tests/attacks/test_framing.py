@@ -115,6 +115,7 @@ def test_huge_heads_are_refused(target: Target) -> None:
         b"GET /healthz?" + b"x" * 70000 + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n",
     ):
         answered = target.raw(request)
+        target.shows()
         assert not answered.startswith(b"HTTP/1.1 2"), answered[:60]
         assert b"HTTP/1.1 5" not in answered
     assert target.get("/healthz").status == 200

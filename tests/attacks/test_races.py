@@ -7,6 +7,7 @@ from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Target
 
 ADDRESSES = ("addresses",)
+TRIES = ("tries",)
 
 
 def statuses(answers: list[Answer]) -> Counter[int]:
@@ -18,7 +19,7 @@ def statuses(answers: list[Answer]) -> Counter[int]:
     holds="of twenty identical codes at once, on several pending tokens, one is accepted",
     stems_from="check-then-set replay guards",
     broken_by="check_then_set",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_a_code_is_accepted_once_in_parallel(target: Target) -> None:
     for _ in range(2):
@@ -33,7 +34,7 @@ def test_a_code_is_accepted_once_in_parallel(target: Target) -> None:
     holds="of twenty codes at once on one pending token one opens a session",
     stems_from="ASVS 15.4.2",
     broken_by="check_then_set",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_a_pending_token_opens_one_session(target: Target) -> None:
     person = target.newcomer()
@@ -49,7 +50,7 @@ def test_a_pending_token_opens_one_session(target: Target) -> None:
     holds="of twenty uses of a recovery code at once one is accepted",
     stems_from="lookup codes marked as used without a transaction",
     broken_by="recovery_races",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_a_recovery_code_is_accepted_once_in_parallel(target: Target) -> None:
     person = target.person()
@@ -64,7 +65,7 @@ def test_a_recovery_code_is_accepted_once_in_parallel(target: Target) -> None:
     holds="a recovery code and a code of the phone at once open one session of a pending token",
     stems_from="ASVS 15.4.2",
     broken_by="check_then_set",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_two_proofs_open_one_session(target: Target) -> None:
     person = target.person()
@@ -79,7 +80,7 @@ def test_two_proofs_open_one_session(target: Target) -> None:
     holds="of twenty refreshes at once comes one chain",
     stems_from="CVE-2026-1035",
     broken_by="refresh_races",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_refreshing_in_parallel_makes_one_chain(target: Target) -> None:
     person = target.person()
@@ -95,7 +96,7 @@ def test_refreshing_in_parallel_makes_one_chain(target: Target) -> None:
     holds="after a logout everywhere nothing lives that was refreshed meanwhile",
     stems_from="ASVS 7.4.1",
     broken_by="refresh_beats_logout",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_no_refresh_outruns_a_logout(target: Target) -> None:
     for _ in range(2):
@@ -115,7 +116,7 @@ def test_no_refresh_outruns_a_logout(target: Target) -> None:
     holds="of eight registrations of one name at once one makes an account",
     stems_from="ASVS 15.4.2",
     broken_by="register_races",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_a_name_is_registered_once(target: Target) -> None:
     person = target.newcomer()
@@ -134,7 +135,7 @@ def test_a_name_is_registered_once(target: Target) -> None:
     holds="no session outlives the reset of its user's factors, however close",
     stems_from="ASVS 7.4.2",
     broken_by="reset_races",
-    needs=("addresses", "admin"),
+    needs=("tries", "admin"),
 )
 def test_no_sign_in_outruns_a_reset(target: Target) -> None:
     person = target.person()
@@ -153,7 +154,7 @@ def test_no_sign_in_outruns_a_reset(target: Target) -> None:
     holds="of many requests at once each is answered about its own user",
     stems_from="identities kept between requests",
     broken_by="shared_identity",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_nobody_sees_another(target: Target) -> None:
     people = [target.person(), target.person()]
@@ -167,7 +168,7 @@ def test_nobody_sees_another(target: Target) -> None:
     holds="of two codes of different steps at once each is accepted once at most, the older not after the newer",
     stems_from="RFC 6238 section 5.2",
     broken_by="check_then_set",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_two_steps_at_once_are_each_accepted_once(target: Target) -> None:
     person = target.newcomer()
@@ -183,7 +184,7 @@ def test_two_steps_at_once_are_each_accepted_once(target: Target) -> None:
     holds="new recovery codes and the use of an old one at once leave one set",
     stems_from="ASVS 7.5.1",
     broken_by="regenerate_keeps",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_no_old_recovery_code_outruns_the_new(target: Target) -> None:
     person = target.person()
@@ -203,7 +204,7 @@ def test_no_old_recovery_code_outruns_the_new(target: Target) -> None:
     holds="of wrong codes at once each is counted",
     stems_from="lost updates, ASVS 15.4.2",
     broken_by="lost_update",
-    needs=("addresses", "database"),
+    needs=("tries", "database"),
 )
 def test_no_failure_is_lost(target: Target) -> None:
     assert target.inside
@@ -219,7 +220,7 @@ def test_no_failure_is_lost(target: Target) -> None:
     holds="of four enrolments at once one key lives",
     stems_from="ASVS 15.4.2",
     broken_by="enrol_races",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_one_key_comes_out_of_many(target: Target) -> None:
     person = target.newcomer()
@@ -238,7 +239,7 @@ def test_one_key_comes_out_of_many(target: Target) -> None:
     holds="six people who sign in at the same moment are all signed in",
     stems_from="database is locked",
     broken_by="writers_500",
-    needs=ADDRESSES,
+    needs=TRIES,
 )
 def test_many_at_once_are_signed_in(target: Target) -> None:
     people = [target.newcomer() for _ in range(6)]

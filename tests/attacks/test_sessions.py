@@ -129,6 +129,7 @@ def test_changing_a_password_needs_it(target: Target) -> None:
     for current in (None, "", "wrong-password-1", new):
         body = {"currentPassword": current, "newPassword": new}
         answer = target.post("/auth/password", body if current is not None else {"newPassword": new}, person.access)
+        target.shows(answer)
         assert answer.status in (400, 401)
     assert person.login().status == 200
 

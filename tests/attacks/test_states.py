@@ -55,6 +55,7 @@ def test_a_password_opens_no_session(target: Target) -> None:
 )
 def test_an_access_token_proves_both_factors(target: Target) -> None:
     claims = claims_of(target.person().access)
+    target.shows(note=f"the access token says amr {claims['amr']}, step {claims.get('step')}")
     assert {"pwd", "otp", "mfa"} <= set(claims["amr"]), claims["amr"]
     assert claims["step"] == "authenticated"
 

@@ -149,13 +149,13 @@ class Listener(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def listening() -> Iterator[tuple[str, list[str]]]:
+def listening(at: tuple[str, int]) -> Iterator[tuple[str, list[str]]]:
     """The address of a listener, and what it was asked for."""
-    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+    with HTTPServer(at, Listener) as server:
         server.asked = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", server.asked  # type: ignore[attr-defined]
+            yield f"http://{at[0]}:{server.server_port}", server.asked  # type: ignore[attr-defined]
         finally:
             server.shutdown()
 
@@ -166,11 +166,12 @@ def listening() -> Iterator[tuple[str, list[str]]]:
     stems_from="jku and x5u injection, ASVS 9.1.3",
     broken_by="fetches_jku trusts_jku jku_of_strangers trusts_x5u fetches_x5u fetches_kid fetches_header_issuer "
     "fetches_issuer issuer_of_strangers",
+    needs=("listener",),
 )
 def test_no_address_in_a_token_is_followed(target: Target) -> None:
     person = target.person()
     both = parts(person)
-    with listening() as (address, asked):
+    with listening(target.listen) as (address, asked):
         jwks, chain = f"{address}/jwks.json", f"{address}/chain.pem"
         for more in ({"jku": jwks}, {"jku": jwks, "kid": "attacker"}, {"x5u": chain}, {"kid": jwks}, {"iss": address}):
             forged = (jws.with_ecdsa(header | more, claims, Listener.key) for header, claims in both)

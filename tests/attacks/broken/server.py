@@ -1610,6 +1610,7 @@ def change_user(user: User, session: Session, id_: str) -> Any:
 def delete_user(user: User, session: Session, id_: str) -> Any:
     end_all(known(id_)) if not weak("name_is_the_key") else None
     del state.users[id_]
+    state.locks = {key: each for key, each in state.locks.items() if key[0] != id_}
     return "", 204
 
 

@@ -1,22 +1,28 @@
 """What an operator sees: the suite as a command, against an address, and its report; and its own phone."""
 
+import json
 import os
 import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import pytest
 import segno
 
 from tests.attacks import jws, qr
-from tests.attacks.broken.test_broken import GUNICORN, THREADS, started
+from tests.attacks.broken.test_broken import GUNICORN, THREADS, Inside, Start, started
 from tests.attacks.case import CASES
-from tests.attacks.report import Result, durations, short, shown, too_long
-from tests.attacks.target import Answer, Call, Target, redacted
+from tests.attacks.conftest import verdict_of
+from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result, durations, evidence_of, short, shown, too_long
+from tests.attacks.target import Answer, Call, CouldNotTry, Target, redacted
 from tests.attacks.totp import decoded, totp
 from tests.conftest import ROOT, program
 
@@ -24,13 +30,18 @@ pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")
-def broken() -> Iterator[Target]:
+def start() -> Iterator[Start]:
+    with started([*GUNICORN, *THREADS]) as made:
+        yield made
+
+
+@pytest.fixture
+def broken(start: Start) -> Target:
     """A server that takes a code twice."""
-    with started([*GUNICORN, *THREADS]) as start:
-        yield start("codes_again")
+    return start("codes_again")
 
 
-def attack(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def attack(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [
         sys.executable,
         "-m",
@@ -45,7 +56,13 @@ def attack(*arguments: str) -> "subprocess.CompletedProcess[str]":
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
-        command, cwd=ROOT, env=environment | {"CI": ""}, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=ROOT,
+        env=environment | {"CI": ""} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -68,17 +85,199 @@ def test_the_report_says_what_held_what_broke_and_what_was_not_run(broken: Targe
 
 
 def test_its_head_says_when_what_and_how(broken: Target, tmp_path: Path) -> None:
-    path, secret = tmp_path / "report.md", "a-token-of-nobody"
-    told = ("--target", broken.url, "--report", str(path), "-k", "test_there_is_no_bypass", "--admin-token", secret)
+    path, token = tmp_path / "report.md", administrator(broken)["ATTACK_ADMIN_TOKEN"]
+    told = ("--target", broken.url, "--report", str(path), "-k", "test_there_is_no_bypass", "--admin-token", token)
     run = attack(*told)
     text = path.read_text()
     for said in (r"when \| \d{4}-\d\d-\d\d \d\d:\d\d UTC", r"suite \| 1 cases(, commit \S+)?", "how .*--target http"):
         assert re.search(rf"\| {said}", text), said
     assert re.search(r"\| how long \| \d+ s in all; slowest: F15 on target [\d.]+ s; over 10 s: none \|", text)
-    assert secret not in text + run.stdout
+    assert token not in text + run.stdout
     assert "1 cases on target: 1 held" in run.stdout
-    assert "Left behind: attack-" in text, "the token is nobody's, so who was made stays, by name"
     assert "slowest: F15 on target" in run.stdout
+
+
+def administrator(target: Target) -> dict[str, str]:
+    """Variables of one on the broken server, who has another name than those whom the suite makes."""
+    person = target.newcomer(username="root")
+    person.sign_in()
+    assert isinstance(target.inside, Inside)
+    target.inside.ask(admin="root")
+    return {
+        "ATTACK_ADMIN_TOKEN": person.access,
+        "ATTACK_ADMIN_USERNAME": "root",
+        "ATTACK_ADMIN_PASSWORD": person.password,
+        "ATTACK_ADMIN_KEY": person.secret,
+    }
+
+
+@pytest.mark.parametrize("names", ["TOKEN", "USERNAME PASSWORD KEY"])
+def test_an_administrator_sees_to_it_that_nothing_is_left(start: Start, tmp_path: Path, names: str) -> None:
+    target, path = start(""), tmp_path / "report.md"
+    all_of_them = administrator(target)
+    given = {name: all_of_them[name] for name in (f"ATTACK_ADMIN_{each}" for each in names.split())}
+    run = attack("--target", target.url, "--report", str(path), "-k", "test_recovery or P9 or registered_once", **given)
+    assert run.returncode == 0, run.stdout
+    assert "Left behind: nothing." in path.read_text()
+    assert target.inside.dump().split() == ["root"]  # type: ignore[union-attr]
+    for value in {*given.values()} - {"root"}:
+        assert value not in path.read_text() + path.with_suffix(".xml").read_text() + run.stdout + run.stderr
+
+
+def test_an_administrator_shows_the_phone_again_when_asked(start: Start) -> None:
+    known = start("")
+    given = administrator(known)
+    target = Target(known.url, "target", known.connect_to, offers=frozenset({"admin", "addresses"}))
+    target.hire_administrator(*(given[f"ATTACK_ADMIN_{name}"] for name in ("USERNAME", "PASSWORD", "KEY")))
+    first = target.admin()
+    known.move(400)
+    target.offset = 400
+    person = target.newcomer()
+    assert target.id_of(person), "the token was too old, and was not renewed"
+    assert target.admin() != first
+    assert not any("root" in call.content.decode() for call, _ in target.exchanges if isinstance(call, Call))
+    known.move(0)
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Something else than this service, or this one in no state to be attacked."""
+
+    document: ClassVar[dict[str, object]] = {}
+    status, seconds = 500, 0
+
+    def do_GET(self) -> None:
+        self.answer(200, self.document)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(self.status, {})
+
+    def answer(self, status: int, body: dict[str, object]) -> None:
+        self.send_response(status)
+        self.send_header("Retry-After", str(self.seconds))
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+OPEN = {"openapi": "3.1.0", "paths": {"/auth/register": {}}}
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve_stub() -> Iterator[Serve]:
+    with ExitStack() as ending:
+
+        def serve(**members: object) -> str:
+            server = ending.enter_context(HTTPServer(("127.0.0.1", 0), type("Own", (Stub,), members)))
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            ending.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("staging.example", "is no address: it has to be like https://staging.example"),
+        ("ftp://127.0.0.1", "is no address"),
+        ("http://127.0.0.1:x", "is no address"),
+        ("http://127.0.0.1/auth", "has a path"),
+        ("http://127.0.0.1:9", "can't be reached at 127.0.0.1:9"),
+    ],
+)
+def test_what_can_not_be_attacked_is_said_in_one_sentence(address: str, told: str) -> None:
+    run = attack("--target", address)
+    assert (run.returncode, run.stdout) == (4, "")
+    assert told in run.stderr
+    assert run.stderr.strip().count("\n") == 0
+
+
+def test_a_host_that_is_not_known_there_is_named(broken: Target) -> None:
+    port = broken.connect_to[1]
+    run = attack("--target", "http://staging.example", "--connect", f"127.0.0.1:{port}")
+    assert run.returncode == 4
+    assert "does not know the host staging.example (MFA_ALLOWED_HOSTS)" in run.stderr
+
+
+def test_what_is_another_service_or_closed_is_not_attacked(serve_stub: Serve) -> None:
+    run = attack("--target", serve_stub())
+    assert run.returncode == 4
+    assert "no OpenAPI document" in run.stderr
+    run = attack("--target", serve_stub(document=OPEN | {"paths": {}}))
+    assert run.returncode == 4
+    assert "open it for the attack (MFA_REGISTRATION_OPEN)" in run.stderr
+
+
+def test_an_administrator_who_is_none_is_told_at_once(broken: Target) -> None:
+    run = attack("--target", broken.url, "--admin-token", "a-token-of-nobody")
+    assert run.returncode == 4
+    assert "the administrator is not taken for one (it answered 401" in run.stderr
+    assert "a-token-of-nobody" not in run.stdout + run.stderr
+    run = attack("--target", broken.url, ATTACK_ADMIN_USERNAME="root")
+    assert "belong together" in run.stderr
+    wrong = {"ATTACK_ADMIN_USERNAME": "root", "ATTACK_ADMIN_PASSWORD": "wrong-password-1", "ATTACK_ADMIN_KEY": "A" * 32}
+    run = attack("--target", broken.url, **wrong)
+    assert run.returncode == 4
+    assert "the administrator can't sign in: a right password answered 401" in run.stderr
+
+
+def test_what_can_not_be_tried_is_not_broken(serve_stub: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "report.md"
+    told = ("--report", str(path), "-k", "test_there_is_no_bypass")
+    run = attack("--target", serve_stub(document=OPEN), *told)
+    assert run.returncode == 1, "nothing was shown, and nobody may take that for a success"
+    assert "1 cases on target: 0 held, 0 broken, 1 not run" in run.stdout
+    assert "| F15 | target | could not be tried: CouldNotTry registering answered 500" in path.read_text()
+    run = attack("--target", serve_stub(document=OPEN, status=429, seconds=900), *told, CI="true")
+    assert run.returncode == 0, "in CI neither"
+    assert "| F15 | target | not run: the target's limit is used up for 900 s" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (None, HELD),
+        (AssertionError("it opens"), BROKEN),
+        (AssertionError(), BROKEN),
+        (ConnectionRefusedError("away"), NOT_RUN),
+        (TimeoutError(), NOT_RUN),
+        (CouldNotTry("registering answered 500"), NOT_RUN),
+        (KeyError("tempToken"), NOT_RUN),
+    ],
+)
+def test_broken_is_what_a_case_found_out(error: Exception | None, verdict: str) -> None:
+    def run() -> None:
+        if error:
+            raise error
+
+    assert verdict_of(pytest.CallInfo.from_call(run, "call"))[0] == verdict
+    assert verdict_of(pytest.CallInfo.from_call(run, "setup"))[0] in (HELD, NOT_RUN)
+
+
+def test_the_listener_is_where_it_is_said_to_be(start: Start) -> None:
+    with HTTPServer(("127.0.0.1", 0), Stub) as free:
+        port = free.server_port
+    told = ("-k", "test_no_address_in_a_token_is_followed", "--listen", f"127.0.0.1:{port}")
+    assert "1 held" in attack("--target", start("").url, *told).stdout
+    assert "1 broken" in attack("--target", start("fetches_jku").url, *told).stdout
+
+
+def test_with_an_address_nothing_of_the_service_is_imported(broken: Target, tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text(
+        "import sys\n"
+        "def pytest_unconfigure(config):\n"
+        "    names = {name.split('.')[0] for name in sys.modules}\n"
+        "    print('of the service:', sorted(names & {'mfa_service', 'flask', 'sqlalchemy'}))\n"
+    )
+    told = ("--confcutdir=tests/attacks", "-p", "probe", "-k", "test_there_is_no_bypass")
+    run = attack("--target", broken.url, *told, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert "1 held" in run.stdout, run.stderr
+    assert "of the service: []" in run.stdout
+    assert "--confcutdir=tests/attacks --target" in (ROOT / "Makefile").read_text()
 
 
 def test_what_takes_too_long_is_told_and_in_the_end_fails() -> None:
@@ -128,6 +327,26 @@ def test_an_exchange_is_shown_short_and_without_secrets() -> None:
     assert len(text) < 700
     assert short("a\u202e\nb") == "a\\u202e b"
     assert redacted(f"said {token}") == "said eyJ…"
+    listed = Answer(200, (("a", "b"),), b'{"items": [{"username": "ada"}]}')
+    assert "ada" not in shown((Call("GET", "/api/admin/users"), listed)), "who else is there is nobody's business"
+
+
+def test_a_case_says_what_shows_it(broken: Target) -> None:
+    target = Target(broken.url, "target", broken.connect_to)
+    target.shows(target.get("/nothing"), "nothing is there")
+    target.get("/healthz")
+    assert evidence_of(target, HELD).startswith("GET /nothing\n→ 404")
+    assert evidence_of(target, HELD).endswith("\nnothing is there")
+    assert "/healthz" not in evidence_of(target, HELD)
+    assert "/healthz" in evidence_of(target, BROKEN), "where it broke the last one may be the reason"
+    target.begin()
+    assert evidence_of(target, HELD) == ""
+    target.together([Call("GET", "/healthz")] * 10)
+    target.get("/nothing")
+    assert evidence_of(target, HELD).startswith("GET /nothing\n→ 404")
+    assert evidence_of(target, HELD).endswith("\nof 11 answers: 10 × 200, 1 × 404")
+    target.raw(b"GET / HTTP/1.1\r\n\r\n")
+    assert target.shows().status == 400
 
 
 def test_requests_keep_to_the_rate(broken: Target) -> None:
@@ -137,6 +356,10 @@ def test_requests_keep_to_the_rate(broken: Target) -> None:
     slow.get("/healthz")
     assert slow._free_at - before == pytest.approx(0.05, abs=0.04)
     assert slow.exchanges[-1][1].status == 200
+    before = slow._free_at
+    one = f"GET /healthz HTTP/1.1\r\nHost: {slow.host}\r\n\r\n".encode()
+    slow.raw(one * 7 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert slow._free_at - before == pytest.approx(0.4, abs=0.04), "pipelined requests count one by one"
 
 
 # ── the phone and the keys of the suite ──────────────────────────────────────────────────────────
