@@ -54,15 +54,18 @@ class Own:
             result = connection.execute(text(statement), values)
             return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
-    def failures(self, username: str) -> int:
-        of = "SELECT failures FROM mfa_locks JOIN mfa_users ON id = user_id WHERE username = :name AND subject = 'totp'"
-        return sum(row["failures"] for row in self.rows(of, name=username))
+    def failures(self, username: str, subject: str = "totp") -> int:
+        whose = "JOIN mfa_users ON id = user_id WHERE username = :name AND subject = :subject"
+        found = self.rows(f"SELECT failures FROM mfa_locks {whose}", name=username, subject=subject)
+        return sum(row["failures"] for row in found)
 
-    def set_failures(self, username: str, number: int) -> None:
-        whose = "user_id = (SELECT id FROM mfa_users WHERE username = :name) AND subject = 'totp'"
-        self.rows(
-            f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}", name=username, number=number
-        )
+    def set_failures(self, username: str, number: int, subject: str = "totp") -> None:
+        whose = "user_id = (SELECT id FROM mfa_users WHERE username = :name) AND subject = :subject"
+        changing = f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}"
+        self.rows(changing, name=username, number=number, subject=subject)
+
+    def locks(self) -> str:
+        return str(self.rows("SELECT user_id, subject, failures FROM mfa_locks ORDER BY user_id, subject"))
 
     def dump(self) -> str:
         names = inspect(self.engine).get_table_names()

@@ -1,6 +1,7 @@
 """Whether a stranger learns which names exist: by what is answered, and by when."""
 
 import statistics
+import time
 
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Target
@@ -78,6 +79,29 @@ def test_time_does_not_tell_who_exists(target: Target) -> None:
         if abs(known - unknown) < 0.3 * max(known, unknown):
             return
     raise AssertionError(f"a name that exists takes {known * 1000:.0f} ms, an unknown one {unknown * 1000:.0f} ms")
+
+
+@case(
+    "C2b",
+    holds="on a machine of its own, an unknown name and one that exists take the same time to within a tenth",
+    stems_from="CVE-2025-6011, GO-2025-3854",
+    broken_by="cheap_unknown",
+    needs=("addresses", "database"),
+)
+def test_time_is_the_same_to_a_tenth(target: Target) -> None:
+    person, ends = target.person(), time.monotonic() + 7
+    names = [person.name, f"attack-nobody-{target.run}"]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    while (rounds := len(times[person.name])) < 12 or (time.monotonic() < ends and apart(times) > 0.03 and rounds < 90):
+        for name in names if rounds % 2 else reversed(names):
+            times[name].append(person.login(username=name, password="wrong-password-1").seconds)
+    assert apart(times) < 0.1, f"after {rounds} rounds they are {apart(times):.0%} apart"
+
+
+def apart(times: dict[str, list[float]]) -> float:
+    """How far two kinds are apart, by the fastest thirds: whatever else a machine does makes things slower only."""
+    fast = [statistics.mean(sorted(each)[: len(each) // 3]) for each in times.values()]
+    return 1 - min(fast) / max(fast)
 
 
 @case(
