@@ -861,7 +861,8 @@ def lets_in(user: User | None, password: str, *, is_trusted: bool = False) -> bo
     if user is None or weak("endless_passwords") or (is_trusted and weak("change_uncounted")):
         return right
     all_of_them = "trusted_password" if is_trusted else "password"
-    most = {f"password from {client()}": 5, all_of_them: 101}
+    typed = (request.get_json(silent=True) or {}).get("username", "") if weak("passwords_by_name") else ""
+    most = {f"password from {client()} {typed}".rstrip(): 5, all_of_them: 101}
     if is_trusted and weak("trusted_endless"):
         del most[all_of_them]
     locks = {name: state.locks.setdefault((user.id, name), Lock()) for name in most}
