@@ -34,6 +34,7 @@ NEEDS = {
     "limits": "is about limits as they are by default, and those of this target are raised (--raised-limits)",
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
+    "operator": "needs whoever runs the service: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",
 }
 

@@ -23,7 +23,7 @@ from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
 OWN = frozenset({"admin", "addresses", "database", "key", "limits", "logs", "policy"})
-OFFERS = {"stack": OWN | {"clock", "direct", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
+OFFERS = {"stack": OWN | {"clock", "direct", "operator", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",
     "serve": "one fresh `make serve`: gunicorn, SQLite, everything at its default",
@@ -67,6 +67,9 @@ class Own:
     def locks(self) -> str:
         return str(self.rows("SELECT user_id, subject, failures FROM mfa_locks ORDER BY user_id, subject"))
 
+    def rotate_keys(self) -> None:
+        self.flask("rotate-keys")
+
     def dump(self) -> str:
         names = inspect(self.engine).get_table_names()
         rows = [value for name in names for row in self.rows(f"SELECT * FROM {name}") for value in row.values()]
@@ -109,6 +112,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
         "MFA_BCRYPT_COST": "10",
         "MFA_REGISTRATION_RATE_LIMIT": "10000 per hour",
         "MFA_ACCESS_LOG": "true",
+        "MFA_KEY_REREAD_SECONDS": "1",
         "TEST_CLOCK": str(clock),
     }
     own = own_of(folder, database_of_its_own(postgresql), {**settings, "WEB_CONCURRENCY": "1"}, clock)

@@ -40,6 +40,9 @@ class Inside(Protocol):
     def locks(self) -> str:
         """All counters of failures of everybody, as they stand on disk."""
 
+    def rotate_keys(self) -> None:
+        """Seal all that is sealed under a new key, beside traffic; it takes seconds."""
+
     def dump(self) -> str:
         """All of the database, as text."""
 

@@ -63,6 +63,7 @@ class User:
     ticket: str = ""
     was_reset: bool = False
     was_complete: bool = False
+    sealed_under: str = "one"
     level: str = ""
 
 
@@ -104,6 +105,8 @@ class State:
         self.events: list[tuple[str, str]] = []
         self.last_user: User | None = None
         self.began = time.time()
+        #: Keys that open what is sealed, and the one that seals.
+        self.keys, self.sealing = {"one"}, "one"
 
 
 state, lock = State(), threading.RLock()
@@ -713,6 +716,8 @@ def is_spent(user: User, code: str, step: int) -> bool:
 
 def check_code(user: User, given: str, secret: str = "") -> None:
     """That this is a code of the user's. Raises Refused, and what it cost is kept."""
+    if user.sealed_under not in state.keys:
+        raise RuntimeError
     found = attempt(user, "totp")
     code = canonical(given)
     step = step_of(code, secret or user.secret) if code else None
@@ -832,6 +837,7 @@ def register() -> Any:
     user = User(
         secrets.token_hex(8), key, given["email"], salt, hashed(given["password"], salt), given["password"], secret
     )
+    user.sealed_under = state.sealing
     user.roles = list(given["_all"].get("roles", [])) if weak("mass_assignment") else []
     state.users[user.id] = user
     return with_picture(user, secret, message="User registered successfully")
@@ -1403,12 +1409,27 @@ def control() -> Any:
         assert found
         found.roles = ["admin"]
     state.offset = given.get("offset", state.offset)
+    if "rotate" in given:
+        rotate()
     if "failures" in given:
         name, number, subject = given["failures"]
         for key, found_lock in state.locks.items():
             if key[0] in state.users and state.users[key[0]].name == name and key[1] == subject:
                 found_lock.failures, found_lock.open_at = number, 0
     return jsonify(inside())
+
+
+def rotate() -> None:
+    """Seal everything under another key; meanwhile new rows are sealed under the one before, as by another worker."""
+    old, new = state.sealing, secrets.token_hex(4)
+    state.keys = {new} if weak("key_dropped_first") else {*state.keys, new}
+    before = list(state.users.values())
+    time.sleep(0.7)
+    for user in before:
+        user.sealed_under = new
+    state.sealing = new
+    if weak("rotation_misses"):
+        state.keys.discard(old)
 
 
 def inside() -> dict[str, Any]:

@@ -61,6 +61,9 @@ class Inside:
     def locks(self) -> str:
         return str(self.ask()["locks"])
 
+    def rotate_keys(self) -> None:
+        self.ask(rotate=True)
+
     def dump(self) -> str:
         return str(self.ask()["dump"])
 
