@@ -159,7 +159,7 @@ class Life:
         """Count a failure, and say whether a delay follows."""
         counter = self.counters.setdefault(subject, Counter(0, 0))
         counter.failures, counter.failed_at = counter.failures + 1, self.clock()
-        first_delay = 101 if subject == "password" else 5
+        first_delay = 101 if subject in ("password", "trusted_password") else 5
         if counter.failures < first_delay:
             return False
         counter.open_at = self.clock() + min(2 ** (counter.failures - first_delay), 900)
@@ -173,7 +173,7 @@ class Life:
     # ── proofs ──
 
     def judge_password(self, password: str, client: ClientInfo, *, is_trusted: bool = False) -> Refusal | None:
-        subjects = [f"password:{client.network}"] + ([] if is_trusted else ["password"])
+        subjects = [f"password:{client.network}", "trusted_password" if is_trusted else "password"]
         if self.is_disabled or not all(map(self.lets_through, subjects)):
             return InvalidCredentials
         if password != self.password:
@@ -447,10 +447,11 @@ class AccountLife(RuleBasedStateMachine):
         current = life.password if is_right else WRONG_PASSWORD
         new = PASSWORDS[1 - PASSWORDS.index(life.password)]
         change = self.services.accounts.change_password
-        expected = life.judge_password(current, client)
+        expected = life.judge_password(current, client, is_trusted=True)
         self.call(expected, lambda: change(life.user_id, identity.session_id, current, new, client))
         if expected is None:
             life.password = new
+            life.passed("password")
             life.end_trust(keep=access.stay)
 
     @precondition(lambda self: any(map(self.life.is_good, self.life.passes)))

@@ -235,28 +235,27 @@ class Accounts:
     def settle(self, verdict: Verdict, client: ClientInfo, *, is_trusted: bool = False) -> User:
         """Judge a verdict against the account as it is now, and record it. Raises InvalidCredentials.
 
-        `is_trusted`: who shows more than a password passes the lock that counts strangers from everywhere.
+        `is_trusted`: who shows more than a password is not counted with strangers from everywhere, but apart.
         """
         stored = verdict.stored
         if stored and not verdict.is_readable:
             self._record_unreadable(stored, client)
         user = self.users.find_active(stored.user_id if stored else "")
-        subjects = (password_from(client.network), lockout.PASSWORD)
-        judged = subjects[:1] if is_trusted else subjects
-        is_open = self.locks.is_open(stored.user_id if stored else "", *judged) and bool(stored and stored.was_open)
+        subjects = (password_from(client.network), lockout.TRUSTED_PASSWORD if is_trusted else lockout.PASSWORD)
+        is_open = self.locks.is_open(stored.user_id if stored else "", *subjects) and bool(stored and stored.was_open)
         # A right password that was changed while it was hashed is no guess: it is refused, not counted.
         is_outdated = bool(user and stored and verdict.is_right and user.password_set_at != stored.set_at)
         is_looked_at = user is not None and is_open and not is_outdated
         # For nobody, too, and where the password is not looked at: the same statements, changing nothing.
         counted_id = user.id if user and is_looked_at else ""
-        counted = [it for it in (judged if verdict.is_right else subjects) if self.locks.attempt(counted_id, it)]
+        counted = [subject for subject in subjects if self.locks.attempt(counted_id, subject)]
         if not user or not stored or not is_looked_at:
             self._refuse(stored, client, locked=not is_open)
         if not verdict.is_right:
             for subject in counted:
                 self.locks.failed(user.id, subject, client)
             self._refuse(stored, client)
-        self.locks.passed(user.id, *judged)
+        self.locks.passed(user.id, *subjects)
         self.audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
         self._renew_hash(stored, verdict.fresh_hash, client)
         return user

@@ -41,6 +41,8 @@ TOTP = Subject("totp", disabled_at=DISABLED_AT)
 RECOVERY_CODES = Subject("recovery_codes", disabled_at=DISABLED_AT)
 #: From everywhere together: late, so that a stranger can hardly keep a user out.
 PASSWORD = Subject("password", first_delay=DISABLED_AT + 1)
+#: From everywhere together by whoever shows more than a password: strangers neither spend it nor keep anybody out.
+TRUSTED_PASSWORD = Subject("trusted_password", first_delay=DISABLED_AT + 1)
 FACTORS = (TOTP, RECOVERY_CODES)
 
 

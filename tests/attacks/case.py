@@ -36,6 +36,7 @@ NEEDS = {
     "listener": "needs an address at which the target may reach this machine (--listen)",
     "logs": "needs the logs: only on a stack of the suite's own",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
+    "operator": "needs whoever runs the service: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",
     "tries": "tries more than one client may: needs raised limits (--raised-limits), or loopback with its addresses",
 }

@@ -23,7 +23,7 @@ from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
 OWN = frozenset({"admin", "addresses", "database", "key", "limits", "listener", "logs", "policy", "tries"})
-OFFERS = {"stack": OWN | {"clock", "direct", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
+OFFERS = {"stack": OWN | {"clock", "direct", "operator", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",
     "serve": "one fresh `make serve`: gunicorn, SQLite, everything at its default",
@@ -54,15 +54,21 @@ class Own:
             result = connection.execute(text(statement), values)
             return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
-    def failures(self, username: str) -> int:
-        of = "SELECT failures FROM mfa_locks JOIN mfa_users ON id = user_id WHERE username = :name AND subject = 'totp'"
-        return sum(row["failures"] for row in self.rows(of, name=username))
+    def failures(self, username: str, subject: str = "totp") -> int:
+        whose = "JOIN mfa_users ON id = user_id WHERE username = :name AND subject = :subject"
+        found = self.rows(f"SELECT failures FROM mfa_locks {whose}", name=username, subject=subject)
+        return sum(row["failures"] for row in found)
 
-    def set_failures(self, username: str, number: int) -> None:
-        whose = "user_id = (SELECT id FROM mfa_users WHERE username = :name) AND subject = 'totp'"
-        self.rows(
-            f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}", name=username, number=number
-        )
+    def set_failures(self, username: str, number: int, subject: str = "totp") -> None:
+        whose = "user_id = (SELECT id FROM mfa_users WHERE username = :name) AND subject = :subject"
+        changing = f"UPDATE mfa_locks SET failures = :number, open_at = NULL WHERE {whose}"
+        self.rows(changing, name=username, number=number, subject=subject)
+
+    def locks(self) -> str:
+        return str(self.rows("SELECT user_id, subject, failures FROM mfa_locks ORDER BY user_id, subject"))
+
+    def rotate_keys(self) -> None:
+        self.flask("rotate-keys")
 
     def sessions(self, username: str) -> int:
         of = "SELECT mfa_sessions.id FROM mfa_sessions JOIN mfa_users ON mfa_users.id = user_id WHERE username = :name"
@@ -110,6 +116,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
         "MFA_BCRYPT_COST": "10",
         "MFA_REGISTRATION_RATE_LIMIT": "10000 per hour",
         "MFA_ACCESS_LOG": "true",
+        "MFA_KEY_REREAD_SECONDS": "1",
         "TEST_CLOCK": str(clock),
     }
     own = own_of(folder, database_of_its_own(postgresql), {**settings, "WEB_CONCURRENCY": "1"}, clock)

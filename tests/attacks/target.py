@@ -37,11 +37,17 @@ class Inside(Protocol):
     def move(self, seconds: float) -> None:
         """Put the service's clock so many seconds ahead of the real one."""
 
-    def failures(self, username: str) -> int:
-        """Failures in a row of the authenticator, as they stand on disk."""
+    def failures(self, username: str, subject: str = "totp") -> int:
+        """Failures in a row of the authenticator, or of the password, as they stand on disk."""
 
-    def set_failures(self, username: str, number: int) -> None:
-        """Have it so many failures in a row, with no delay left."""
+    def set_failures(self, username: str, number: int, subject: str = "totp") -> None:
+        """Have it so many failures in a row, with no delay left. There has to be one."""
+
+    def locks(self) -> str:
+        """All counters of failures of everybody, as they stand on disk."""
+
+    def rotate_keys(self) -> None:
+        """Seal all that is sealed under a new key, beside traffic; it takes seconds."""
 
     def sessions(self, username: str) -> int:
         """Rows of somebody's sessions in the database."""

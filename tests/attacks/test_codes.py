@@ -84,6 +84,23 @@ def test_no_older_step_after_a_newer_one(target: Target) -> None:
 
 
 @case(
+    "T25b",
+    holds="a code that was used stays spent in the next interval, and in the one after it",
+    stems_from="CVE-2021-43177",
+    broken_by="forgets_codes",
+    needs=("clock",),
+)
+def test_a_code_is_not_new_in_the_next_interval(target: Target) -> None:
+    person = target.newcomer()
+    code = person.code_at(person.step())
+    assert person.verify(person.pending(), code).status == 200
+    for seconds in (31, 61):
+        target.move(seconds)
+        assert person.verify(person.pending(), code).status == 401, f"accepted again {seconds} s later"
+    assert person.verify(person.pending(), person.code()).status == 200
+
+
+@case(
     "F5",
     holds="a spent code stays spent after another one was accepted",
     stems_from="Warehouse's last_totp_value",

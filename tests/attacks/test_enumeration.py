@@ -1,6 +1,7 @@
 """Whether a stranger learns which names exist: by what is answered, and by when."""
 
 import statistics
+import time
 
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Target
@@ -78,6 +79,37 @@ def test_time_does_not_tell_who_exists(target: Target) -> None:
         if abs(known - unknown) < 0.3 * max(known, unknown):
             return
     raise AssertionError(f"a name that exists takes {known * 1000:.0f} ms, an unknown one {unknown * 1000:.0f} ms")
+
+
+@case(
+    "C2b",
+    holds="on a machine of its own, an unknown name and one that exists take the same time to within a tenth",
+    stems_from="CVE-2025-6011, GO-2025-3854",
+    broken_by="cheap_unknown",
+    needs=("addresses", "database"),
+)
+def test_time_is_the_same_to_a_tenth(target: Target) -> None:
+    person, began = target.person(), time.monotonic()
+    names = [person.name, f"attack-nobody-{target.run}"]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    while not is_clear(times, time.monotonic() - began):
+        names.reverse()
+        for name in names:
+            times[name].append(person.login(username=name, password="wrong-password-1").seconds)
+    assert apart(times) < 0.1, f"after {len(times[person.name])} rounds they are {apart(times):.0%} apart"
+
+
+def is_clear(times: dict[str, list[float]], seconds: float) -> bool:
+    """Whether no more rounds are wanted: soon where the two are close, and only then later."""
+    rounds = min(map(len, times.values()))
+    close = 0.03 if seconds < 6 else 0.1
+    return rounds >= 6 and (apart(times) < close or seconds > 20 or rounds >= 90)
+
+
+def apart(times: dict[str, list[float]]) -> float:
+    """How far two kinds are apart, by the fastest thirds: whatever else a machine does makes things slower only."""
+    fast = [statistics.mean(sorted(each)[: len(each) // 3]) for each in times.values()]
+    return 1 - min(fast) / max(fast)
 
 
 @case(

@@ -2,10 +2,12 @@
 
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from tests.attacks.case import case
-from tests.attacks.target import Target
+from tests.attacks.target import Person, Target
 from tests.attacks.totp import decoded
 
 
@@ -50,6 +52,30 @@ def test_no_key_is_kept_in_the_clear(target: Target) -> None:
     forms += [person.tokens["deviceToken"], person.tokens["refreshToken"], "$2b$", "$2a$"]
     for form in forms:
         assert form not in kept, "a secret is kept in the clear"
+
+
+@case(
+    "P13",
+    holds="while keys are rotated everybody signs in, and what was sealed before it or meanwhile opens after it",
+    stems_from="ASVS 11.2.2, 13.3.4",
+    broken_by="key_dropped_first rotation_misses",
+    needs=("operator",),
+)
+def test_rotating_keys_stops_nobody(target: Target) -> None:
+    assert target.inside
+    before = [target.newcomer() for _ in range(3)]
+    meanwhile: list[Person] = []
+    with ThreadPoolExecutor(1) as pool:
+        rotation = pool.submit(target.inside.rotate_keys)
+        for person in before:
+            person.sign_in()
+        while not rotation.done() and len(meanwhile) < 4:
+            meanwhile.append(target.newcomer())
+            time.sleep(0.3)
+        rotation.result(30)
+    for person in (*before, *meanwhile):
+        person.sign_in()
+        assert person.profile().status == 200
 
 
 @case(

@@ -1,5 +1,6 @@
 """Guessing: what is counted, by whom, how long, and that nothing gets round it."""
 
+import statistics
 import time
 
 from tests.attacks.case import case
@@ -18,9 +19,9 @@ LIMIT = 5
 
 @case(
     "T4",
-    holds="five wrong codes kill a pending token, and a right one afterwards is refused",
+    holds="five wrong codes kill a pending token, whatever is done right elsewhere meanwhile",
     stems_from="150 wrong codes on one pending token, then success",
-    broken_by="endless_codes",
+    broken_by="endless_codes tries_uncounted",
 )
 def test_five_wrong_codes_kill_a_pending_token(target: Target) -> None:
     person = target.person()
@@ -30,6 +31,12 @@ def test_five_wrong_codes_kill_a_pending_token(target: Target) -> None:
     time.sleep(1.1)
     answer = person.verify(pending, person.code())
     assert (answer.status, answer.code) == (401, "invalid_pending_token")
+    other = target.person()
+    pending = other.pending()
+    for number in range(5):  # four, and one more after a step-up has put the account's counter back
+        assert number < 4 or other.step_up(other.code()).status == 200
+        assert other.verify(pending, other.wrong()).code == "invalid_code"
+    assert other.verify(pending, other.code()).code == "invalid_pending_token", "tries of a token are not counted"
 
 
 @case(
@@ -77,14 +84,14 @@ def test_all_routes_share_one_counter(target: Target) -> None:
 
 @case(
     "T12",
-    holds="of forty wrong codes at once no more than five are looked at",
+    holds="of fifty wrong codes at once no more than five are looked at",
     stems_from="CVE-2023-47111, CVE-2024-4629",
     broken_by="check_then_count",
     needs=TRIES,
 )
 def test_parallel_guesses_beat_no_limit(target: Target) -> None:
     person = target.person()
-    tokens = [person.pending() for _ in range(4)]
+    tokens = [person.pending() for _ in range(5)]
     calls = [Call("POST", "/auth/verify-mfa", {"tempToken": t, "totpCode": person.wrong()}) for t in tokens * 10]
     answers = target.together(calls)
     looked_at = [answer for answer in answers if answer.code == "invalid_code"]
@@ -94,9 +101,9 @@ def test_parallel_guesses_beat_no_limit(target: Target) -> None:
 
 @case(
     "T13",
-    holds="after a refusal its failure is on disk",
+    holds="after a refusal its failure is on disk: of a step-up, of the second step, and of a password",
     stems_from="CVE-2026-35597",
-    broken_by="counter_lost",
+    broken_by="counter_lost verify_counter_lost password_counter_lost",
     needs=("database",),
 )
 def test_a_failure_is_on_disk(target: Target) -> None:
@@ -105,6 +112,11 @@ def test_a_failure_is_on_disk(target: Target) -> None:
     for number in (1, 2, 3):
         assert person.step_up(person.wrong()).status == 401
         assert target.inside.failures(person.name) == number
+    assert person.verify(person.pending(), person.wrong()).status == 401
+    assert target.inside.failures(person.name) == 4, "a sign-in that failed took its failure with it"
+    for number in (1, 2, 3):
+        assert person.login(password="wrong-password-1").status == 401
+        assert target.inside.failures(person.name, "password") == number
 
 
 @case(
@@ -253,11 +265,122 @@ def test_a_hundred_failures_are_the_end(target: Target) -> None:
 )
 def test_a_blank_name_locks_nobody(target: Target) -> None:
     person = target.person()
-    for name in ("", " ", "\u3000", "attack-nobody", "%", "*", "attack-%"):
+    before = target.inside.locks() if target.inside else ""
+    for name in *("", "\u3000") * 6, " ", "attack-nobody", "%", "*":
         answer = target.post("/auth/login", {"username": name, "password": "wrong-password-1"})
         assert answer.status in (400, 401)
-    assert person.login().status == 200
+    assert person.login().status == 200, "names that nobody has lock somebody out"
+    assert not target.inside or target.inside.locks() == before
     assert target.get("/api/profile", person.access).status == 200
+
+
+def guess(target: Target, person: Person, password: str, source: str) -> Answer:
+    """A try at a password, from one address."""
+    return target.once(Call("POST", "/auth/login", {"username": person.name, "password": password}, source=source))
+
+
+def change(target: Target, person: Person, current: str, source: str = "") -> Answer:
+    """A try to change a password, with a session of its owner's. The new one is the old one."""
+    body = {"currentPassword": current, "newPassword": person.password}
+    return target.once(Call("POST", "/auth/password", body, person.access, source=source))
+
+
+@case(
+    "C9",
+    holds="five wrong passwords of one client make it wait, whatever spelling or route; no other's success ends that",
+    stems_from="CVE-2025-6004, PortSwigger: broken brute-force protection, IP block",
+    broken_by="endless_passwords lock_lets_right_in success_clears_passwords passwords_by_name change_uncounted "
+    "change_ignores_lock",
+    needs=ADDRESSES,
+)
+def test_wrong_passwords_make_a_client_wait(target: Target) -> None:
+    victim, attacker, source = target.person(), target.newcomer(), target.client()
+    for name in (victim.name, victim.name.upper(), victim.name.title(), full_width(victim.name)):
+        body = {"username": name, "password": "wrong-password-1"}
+        assert target.once(Call("POST", "/auth/login", body, source=source)).status == 401
+    assert guess(target, attacker, attacker.password, source).status == 200
+    assert change(target, victim, "wrong-password-1", source).status == 401
+    time.sleep(1.1)
+    assert change(target, victim, "wrong-password-1", source).status == 401
+    opens = time.monotonic() + 2
+    refused_while(opens, change(target, victim, victim.password, source))
+    time.sleep(2.2)
+    assert change(target, victim, victim.password, source).status == 204, "a delay does not end"
+
+
+@case(
+    "C9b",
+    holds="after a hundred wrong passwords in a row, from wherever, a login waits, and the answers tell nobody so",
+    stems_from="PortSwigger: username enumeration via account lock",
+    broken_by="endless_passwords lock_lets_right_in password_lock_says_so",
+    needs=("addresses", "clock", "database"),
+)
+def test_a_hundred_wrong_passwords_make_everybody_wait(target: Target) -> None:
+    assert target.inside
+    person = target.person(device=True)
+    person.login(password="wrong-password-1")
+    target.inside.set_failures(person.name, 104, "password")
+    wrong = seen(person.login(password="wrong-password-1"))
+    assert seen(person.login()) == wrong, "a right password was looked at during a delay"
+    assert seen(person.login(username="attack-nobody")) == wrong
+    assert person.login(deviceToken=person.tokens["deviceToken"]).status == 200, "strangers keep out whoever is known"
+    target.move(20)
+    assert person.login().status == 200
+    source = target.client()
+    statuses = [guess(target, person, "wrong-password-1", source).status for _ in range(LIMIT)]
+    assert statuses == [401] * LIMIT
+    assert person.login().status == 200, "another client has to wait, too"
+
+
+@case(
+    "B13b",
+    holds="who has a stolen session guesses its password no more often than a stranger, wherever from",
+    stems_from="ASVS 6.2.3, 6.3.1",
+    broken_by="trusted_endless change_uncounted",
+    needs=("addresses", "clock", "database"),
+)
+def test_a_session_is_no_oracle_for_its_password(target: Target) -> None:
+    assert target.inside
+    person = target.person(device=True)
+    assert change(target, person, "wrong-password-1").status == 401
+    target.inside.set_failures(person.name, 104, "trusted_password")
+    assert change(target, person, "wrong-password-1").status == 401
+    assert change(target, person, person.password).status == 401, "a hundred guesses, and no end"
+    assert person.login(deviceToken=person.tokens["deviceToken"]).status == 401
+    assert person.login().status == 200, "a thief keeps the owner out"
+    target.move(20)
+    assert change(target, person, person.password).status == 204
+
+
+@case(
+    "G22",
+    holds="one password tried on many names is limited like many passwords on one",
+    stems_from="password spraying",
+    broken_by="limit_by_name",
+    needs=LIMITED,
+)
+def test_spraying_has_a_limit(target: Target) -> None:
+    people, source = [target.newcomer() for _ in range(2)], target.client()
+    names = [person.name for person in people] + [f"attack-nobody-{number}" for number in range(LIMIT - 1)]
+    bodies = [{"username": name, "password": "wrong-password-1"} for name in names]
+    statuses = [target.once(Call("POST", "/auth/login", body, source=source)).status for body in bodies]
+    assert statuses == [401] * LIMIT + [429]
+
+
+@case(
+    "G15",
+    holds="whoever is over the limit costs no hash",
+    stems_from="ASVS 15.2.2",
+    broken_by="hash_before_limit",
+    needs=LIMITED,
+)
+def test_the_limit_comes_before_the_hash(target: Target) -> None:
+    source = target.client()
+    answers = [wrong_login(target, {}, source) for _ in range(LIMIT + 8)]
+    assert [answer.status for answer in answers] == [401] * LIMIT + [429] * 8
+    looked_at = min(each.seconds for each in answers[:LIMIT])
+    refused = statistics.median(each.seconds for each in answers[LIMIT:])
+    assert refused < looked_at / 2, f"looked at in {looked_at * 1000:.0f} ms, refused in {refused * 1000:.0f} ms"
 
 
 @case(

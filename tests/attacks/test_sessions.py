@@ -5,6 +5,7 @@ import secrets
 from tests.attacks.case import case
 from tests.attacks.jws import claims_of
 from tests.attacks.target import Call, Person, Target
+from tests.attacks.test_states import optional
 
 
 def is_over(person: Person, access: str = "", refresh: str = "", times: int = 3) -> None:
@@ -32,6 +33,55 @@ def test_a_reset_ends_everything(target: Target) -> None:
     assert target.post("/auth/enrol", {"tempToken": person.pending()}).code == "factor_exists"
     body = {"tempToken": person.pending(), "enrolmentTicket": answer.json["enrolmentTicket"]}
     assert [target.post("/auth/enrol", body).status for _ in range(2)] == [200, 403]
+
+
+@case(
+    "T37b",
+    holds="who removes their own factor, where they may, ends all that rested on it, and has a password's session then",
+    stems_from="sessions that kept their level",
+    broken_by="remove_keeps_sessions remove_keeps_devices removed_counts",
+    needs=("admin", "policy"),
+)
+def test_removing_a_factor_ends_everything(target: Target) -> None:
+    with optional(target):
+        person = target.person(device=True)
+        first, pending = dict(person.tokens), person.pending()
+        person.sign_in()
+        assert target.send(Call("DELETE", "/api/mfa", None, person.access)).status == 204
+        for tokens in (first, person.tokens):
+            is_over(person, tokens["accessToken"], tokens["refreshToken"])
+        assert person.verify(pending, person.code()).code == "invalid_pending_token"
+        answer = person.login(deviceToken=first["deviceToken"]).json
+        claims = claims_of(answer["accessToken"])
+        assert (claims["step"], claims["amr"]) == ("password", ["pwd"]), "a removed factor counts"
+        assert person.profile(answer["accessToken"]).code == "full_authentication_required"
+        assert person.verify(answer["tempToken"], person.code()).status == 401
+        assert person.recover(answer["tempToken"], first["recoveryCodes"][0]).status == 401
+
+
+@case(
+    "K10",
+    holds="the last administrator stays one: with the role, enabled, with a factor, and at all",
+    stems_from="MFA cheat sheet: nobody left to administrate",
+    broken_by="last_admin_goes",
+    needs=("admin", "policy"),
+)
+def test_the_last_administrator_stays(target: Target) -> None:
+    admin = target.admin()
+    own = str(claims_of(admin)["sub"])
+    for item in target.get("/api/admin/users?role=admin", admin).json["items"]:
+        if item["id"] != own:  # of a case before
+            assert target.send(Call("PATCH", f"/api/admin/users/{item['id']}", {"roles": []}, admin)).status == 200
+    path = f"/api/admin/users/{own}"
+    for method, where, body in (
+        ("PATCH", path, {"roles": []}),
+        ("PATCH", path, {"disabled": True}),
+        ("POST", f"{path}/reset-mfa", {"reason": "attack"}),
+        ("DELETE", path, None),
+    ):
+        answer = target.send(Call(method, where, body, admin))
+        assert (answer.status, answer.code) == (409, "last_administrator"), f"{method} {where} answered {answer.status}"
+    assert target.get("/api/admin/users", admin).status == 200
 
 
 @case(

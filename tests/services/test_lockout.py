@@ -339,6 +339,44 @@ def test_nobody_far_away_keeps_a_signed_in_user_from_changing_the_password(
     assert isinstance(services.login.begin("ada", "difference-engine-1822", CLIENT), MFAPending)
 
 
+def test_who_has_a_session_has_a_hundred_tries_from_everywhere_too(
+    services: Services, rows: Rows, clock: Clock, ada: Person, signed_in: SignedIn
+) -> None:
+    who = identity_of(services, signed_in)
+
+    def change(current: str, client: ClientInfo) -> None:
+        services.accounts.change_password(who.user_id, who.session_id, current, "difference-engine-1822", client)
+
+    for number in range(100):
+        elsewhere = ClientInfo("", f"network-{number // 4}")
+        ensure_refused(InvalidCredentials, lambda client=elsewhere: change("wrong-password", client))
+    assert delay_of(rows, "trusted_password", clock) == 0
+    ensure_refused(InvalidCredentials, lambda: change("wrong-password", STRANGER))
+    assert delay_of(rows, "trusted_password", clock) == 1
+    ensure_refused(InvalidCredentials, lambda: change(ada.password, CLIENT))
+    assert log_in(services, ada), "a thief keeps the owner out"
+    clock.advance(1)
+    change(ada.password, CLIENT)
+    assert "trusted_password" not in locks(rows)
+
+
+def test_remembered_devices_have_a_hundred_tries_with_the_sessions(
+    services: Services, rows: Rows, clock: Clock, ada: Person
+) -> None:
+    device = trust_device(services, ada)
+
+    def come(password: str) -> object:
+        return services.login.begin("ada", password, CLIENT, device)
+
+    ensure_refused(InvalidCredentials, lambda: come("wrong-password"))
+    assert "password" not in locks(rows), "what is trusted is not counted against strangers"
+    rows("UPDATE mfa_locks SET failures = 100 WHERE subject = 'trusted_password'")
+    ensure_refused(InvalidCredentials, lambda: come("wrong-password"))
+    ensure_refused(InvalidCredentials, lambda: come(ada.password))
+    clock.advance(1)
+    assert isinstance(come(ada.password), SignedIn)
+
+
 def test_the_device_of_another_user_passes_no_lock(services: Services, rows: Rows, ada: Person) -> None:
     device = trust_device(services, register(services, "bob"))
     guess_password(services, STRANGER)

@@ -59,6 +59,7 @@ class User:
     last_step: int = -1
     used: set[str] = field(default_factory=set)
     last_code: str = ""
+    last_at: float = 0.0
     others: list[str] = field(default_factory=list)
     waiting: str = ""
     waits_until: float = 0.0
@@ -67,6 +68,9 @@ class User:
     required: bool = False
     ticket: str = ""
     was_reset: bool = False
+    was_complete: bool = False
+    sealed_under: str = "one"
+    level: str = ""
 
 
 @dataclass
@@ -109,6 +113,8 @@ class State:
         self.events: list[tuple[str, str]] = []
         self.last_user: User | None = None
         self.began = time.time()
+        #: Keys that open what is sealed, and the one that seals.
+        self.keys, self.sealing = {"one"}, "one"
 
 
 state, lock = State(), threading.RLock()
@@ -276,6 +282,8 @@ def count(route: str, most: int = 5) -> None:
     if weak("blank_unlimited") and not (request.get_json(silent=True) or {}):
         return
     key = f"{route} {client()}"
+    if weak("limit_by_name"):
+        key += str((request.get_json(silent=True) or {}).get("username"))
     if state.limits[key] >= most:
         seconds = int(900 - (time.time() - state.began))
         told: dict[str, Any] = {} if weak("bare_429") else {"Retry_After": seconds}
@@ -289,6 +297,8 @@ def route(method: str, path: str, *, limited: bool = True) -> Callable[[Any], An
     def put(view: Callable[..., Any]) -> Callable[..., Any]:
         def one_at_a_time(**kwargs: Any) -> Any:
             with nullcontext() if state.weakness in RACES else lock:
+                if weak("hash_before_limit") and path == "/auth/login":
+                    hashed("x", b"x")
                 if limited and "guarded" not in vars(view):
                     count(view.__name__)
                 return view(**kwargs)
@@ -1000,7 +1010,8 @@ def attempt(user: User, subject: str) -> Lock:
     before = found.failures
     if weak("lost_update"):
         time.sleep(0.05)
-    if not weak("counter_lost"):
+    rolled_back = weak("verify_counter_lost") and request.path == "/auth/verify-mfa"
+    if not weak("counter_lost") and not rolled_back:
         found.failures = before + 1
     return found
 
@@ -1031,6 +1042,13 @@ def end_all(user: User, keep: str = "") -> None:
         session.over |= session.user == user.id and session.id != keep
 
 
+def end_weak(user: User) -> None:
+    """End the sessions of a password alone."""
+    for session in state.sessions.values():
+        is_weak = session.user == user.id and session.step == "password"
+        session.over |= is_weak and not weak("weak_sessions_stay")
+
+
 def forget_devices(user: User) -> None:
     for token in [token for token, device in state.devices.items() if device["user"] == user.id]:
         del state.devices[token]
@@ -1059,15 +1077,20 @@ def is_spent(user: User, code: str, step: int) -> bool:
         return False
     if weak("older_steps"):
         return code in user.used
+    if weak("forgets_codes") and now() - user.last_at >= 30:
+        return False
     return code == user.last_code if weak("only_last_code") else step <= user.last_step
 
 
 def check_code(user: User, given: str, secret: str = "") -> None:
     """That this is a code of the user's. Raises Refused, and what it cost is kept."""
+    if user.sealed_under not in state.keys:
+        raise RuntimeError
     found = attempt(user, "totp")
     code = canonical(given)
     step = step_of(code, secret or user.secret) if code else None
-    for other in user.others if code and step is None else ():
+    waiting_ones = [user.waiting] if weak("waiting_key_counts") and user.waiting and not secret else []
+    for other in [*user.others, *waiting_ones] if code and step is None else ():
         step = step_of(code or "", other) or step
     bypass = weak("bypass_000000") and given == "000000"
     spent = step is not None and code is not None and not secret and is_spent(user, code, step)
@@ -1085,6 +1108,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     ):
         user.last_step, user.last_code = step if secret else max(step, user.last_step), code
         user.used.add(code)
+        user.last_at = now()
     passed(user, "totp")
 
 
@@ -1181,6 +1205,7 @@ def register() -> Any:
     user = User(
         secrets.token_hex(8), key, given["email"], salt, hashed(given["password"], salt), given["password"], secret
     )
+    user.sealed_under = state.sealing
     user.roles = list(given["_all"].get("roles", [])) if weak("mass_assignment") else []
     state.users[user.id] = user
     return with_picture(user, secret, message="User registered successfully")
@@ -1189,6 +1214,8 @@ def register() -> Any:
 def password_is(user: User | None, password: str) -> bool:
     if user is None and weak("fast_unknown"):
         return False
+    if user is None and weak("cheap_unknown"):
+        return bool(hashlib.pbkdf2_hmac("sha256", password.encode(), b"nobody", 30_000)) and False
     if weak("busy_500"):
         state.limits["hashing"] += 1
         time.sleep(0.1)
@@ -1196,6 +1223,44 @@ def password_is(user: User | None, password: str) -> bool:
             raise RuntimeError
     found = hashed(password, user.salt if user else b"nobody")
     return user is not None and hmac.compare_digest(found, user.password)
+
+
+def lets_in(user: User | None, password: str, *, is_trusted: bool = False) -> bool:
+    """Whether a password is right, and is looked at: wrong ones in a row make a growing delay.
+
+    Five from one client do, and a hundred from everywhere; the latter does not keep out who shows more than a password,
+    whose own hundred count apart.
+    """
+    right = password_is(user, password)
+    if user is None or weak("endless_passwords") or (is_trusted and weak("change_uncounted")):
+        return right
+    all_of_them = "trusted_password" if is_trusted else "password"
+    typed = (request.get_json(silent=True) or {}).get("username", "") if weak("passwords_by_name") else ""
+    most = {f"password from {client()} {typed}".rstrip(): 5, all_of_them: 101}
+    if is_trusted and weak("trusted_endless"):
+        del most[all_of_them]
+    locks = {name: state.locks.setdefault((user.id, name), Lock()) for name in most}
+    ignored = is_trusted and weak("change_ignores_lock")
+    if any(found.open_at > now() for found in locks.values()) and not ignored:
+        if weak("password_lock_says_so") and right:
+            raise Refused(401, "locked", "Account locked")
+        return right and weak("lock_lets_right_in")
+    for name, found in locks.items():
+        found.failures = 0 if right else found.failures + (not weak("password_counter_lost"))
+        if found.failures >= most[name]:
+            found.open_at = now() + min(2.0 ** (found.failures - most[name]), 900)
+    if right and weak("success_clears_passwords"):
+        for (_, name), found in state.locks.items():
+            found.failures, found.open_at = (0, 0.0) if name in most else (found.failures, found.open_at)
+    return right
+
+
+def count_blank() -> None:
+    """Every name is like a blank one."""
+    for user in state.users.values():
+        found = state.locks.setdefault((user.id, "password"), Lock())
+        found.failures += 1
+        found.open_at = now() + 900 if found.failures >= 5 else 0
 
 
 @app.get("/auth/login")
@@ -1215,14 +1280,15 @@ def login() -> Any:
         raise Refused(400, "invalid_request")
     user = find(given["username"])
     if weak("blank_locks_all") and not given["username"].strip():
-        state.mode = "locked"
+        count_blank()
     if weak("lock_tells") and user:
         key = f"tells {client()}"
         state.limits[key] += 1
         if state.limits[key] > 3:
             raise Refused(401, "locked", "Account locked")
-    right = password_is(user, given["password"])
-    if user is None or not right or (user.disabled and not weak("disabled_goes_on")) or state.mode == "locked":
+    device = state.devices.get(given["deviceToken"] or "", {})
+    right = lets_in(user, given["password"], is_trusted=user is not None and device.get("user") == user.id)
+    if user is None or not right or (user.disabled and not weak("disabled_goes_on")):
         tells = (weak("tells_unknown") and user is None) or (
             weak("tells_disabled") and user is not None and user.disabled
         )
@@ -1261,10 +1327,13 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
         answer |= {"refreshToken": open_session(user, ["pwd"])["refreshToken"]}
     if weak("device_at_login") and given["_all"].get("rememberDevice"):
         answer |= {"deviceToken": remembered(user)}
-    if (state.mode == "optional" and not user.confirmed and not user.required) or (
+    user.level = user.level or ("complete" if user.confirmed else "password")
+    is_complete = user.level == "complete" if weak("level_cached") else user.confirmed
+    if (state.mode == "optional" and not is_complete and not user.required) or (
         weak("enrolment_optional") and not enrolled
     ):
-        answer |= open_session(user, ["pwd"], "password") | {"mfaRequired": False}
+        amr = ["pwd", "otp", "mfa"] if weak("removed_counts") and user.was_complete else ["pwd"]
+        answer |= open_session(user, amr, "password") | {"mfaRequired": False}
     return answer
 
 
@@ -1318,7 +1387,8 @@ def verify() -> Any:
     if weak("check_then_count"):
         time.sleep(0.05)
     challenge["tries"] += 1
-    if challenge["tries"] > 5 and not (weak("endless_codes") or weak("check_then_count")):
+    uncounted = weak("endless_codes") or weak("check_then_count") or weak("tries_uncounted")
+    if challenge["tries"] > 5 and not uncounted:
         raise Refused(401, "invalid_pending_token", "MFA verification failed")
     amr = prove(user, given)
     if weak("check_then_set"):
@@ -1335,6 +1405,7 @@ def verify() -> Any:
     answer |= open_session(user, amr)
     if not user.confirmed:
         user.confirmed = True
+        end_weak(user)
         answer["recoveryCodes"] = new_codes(user)
     if given["rememberDevice"]:
         answer["deviceToken"] = remembered(user)
@@ -1424,6 +1495,11 @@ def step_up(user: User, session: Session) -> Any:
     given = body("totpCode", "recoveryCode")
     other = find(str(given["_all"].get("username", ""))) if weak("step_up_any_user") else None
     session.amr, session.auth_time = prove(other or user, given), int(now())
+    for each in state.sessions.values():
+        if each.user == user.id and weak("step_up_everywhere"):
+            each.auth_time = session.auth_time
+        if each.user == user.id and weak("step_up_lifts_devices"):
+            each.amr = session.amr
     if weak("step_up_new_session"):
         return jsonify(open_session(user, session.amr))
     return jsonify({"accessToken": access(user, session), "expiresIn": 3600})
@@ -1447,7 +1523,7 @@ def logout(user: User, session: Session) -> Any:
 @guarded(fresh=True, limited=True)
 def password(user: User, session: Session) -> Any:
     given = body("newPassword") if weak("change_without_current") else body("currentPassword", "newPassword")
-    if not weak("change_without_current") and not password_is(user, given["currentPassword"]):
+    if not weak("change_without_current") and not lets_in(user, given["currentPassword"], is_trusted=True):
         raise Refused(401, "invalid_credentials", "Invalid credentials")
     if len(given["newPassword"]) < 8:
         raise Refused(400, "weak_password")
@@ -1488,7 +1564,16 @@ def factors(user: User, session: Session) -> Any:
 @route("DELETE", "/api/mfa", limited=False)
 @guarded(fresh=True)
 def remove(user: User, session: Session) -> Any:
-    raise Refused(403, "mfa_required")
+    if state.mode == "required" or user.required:
+        raise Refused(403, "mfa_required")
+    user.confirmed, user.secret, user.waiting, user.recovery = False, new_secret(), "", {}
+    if not weak("remove_keeps_sessions"):
+        end_all(user)
+    if not weak("remove_keeps_devices"):
+        forget_devices(user)
+    close_all(user)
+    user.was_complete = True
+    return "", 204
 
 
 @route("GET", "/api/sessions", limited=False)
@@ -1577,7 +1662,9 @@ def users(user: User, session: Session) -> Any:
     if weak("crash_on_admin_ids") and len(request.args.get("cursor", "")) > 30:
         raise RuntimeError
     query = key_of(request.args.get("q", ""))
+    role = request.args.get("role")
     found = [each for each in state.users.values() if key_of(each.name).startswith(query)]
+    found = [each for each in found if role is None or role in each.roles]
     return jsonify({"items": [{"id": each.id, "username": each.name} for each in found]})
 
 
@@ -1585,6 +1672,13 @@ def users(user: User, session: Session) -> Any:
 @guarded(admin=True)
 def show_user(user: User, session: Session, id_: str) -> Any:
     return jsonify({"id": known(id_).id})
+
+
+def ensure_another(user: User) -> None:
+    """That an administrator is left without this one."""
+    others = [each for each in state.users.values() if "admin" in each.roles and each is not user and not each.disabled]
+    if "admin" in user.roles and not others and not weak("last_admin_goes"):
+        raise Refused(409, "last_administrator")
 
 
 def known(id_: str) -> User:
@@ -1599,8 +1693,10 @@ def change_user(user: User, session: Session, id_: str) -> Any:
     found, given = known(id_), parsed(request.get_data())
     if weak("crash_on_admin_types") and not isinstance(given.get("disabled", True), bool):
         raise RuntimeError
-    found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
     roles = given.get("roles", found.roles)
+    if given.get("disabled") is True or (isinstance(roles, list) and "admin" not in roles):
+        ensure_another(found)
+    found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
     found.roles = roles if isinstance(roles, list) else found.roles
     return jsonify({"id": id_})
 
@@ -1608,6 +1704,7 @@ def change_user(user: User, session: Session, id_: str) -> Any:
 @route("DELETE", "/api/admin/users/<id_>", limited=False)
 @guarded(admin=True)
 def delete_user(user: User, session: Session, id_: str) -> Any:
+    ensure_another(known(id_))
     end_all(known(id_)) if not weak("name_is_the_key") else None
     del state.users[id_]
     state.locks = {key: each for key, each in state.locks.items() if key[0] != id_}
@@ -1618,6 +1715,7 @@ def delete_user(user: User, session: Session, id_: str) -> Any:
 @guarded(admin=True)
 def reset_mfa(user: User, session: Session, id_: str) -> Any:
     found = known(id_)
+    ensure_another(found)
     if weak("reset_races"):
         time.sleep(0.1)
     found.was_reset = True
@@ -1716,22 +1814,41 @@ def control() -> Any:
         assert found
         found.roles = ["admin"]
     state.offset = given.get("offset", state.offset)
+    if "rotate" in given:
+        rotate()
     if "failures" in given:
-        name, number = given["failures"]
+        name, number, subject = given["failures"]
         for key, found_lock in state.locks.items():
-            if state.users[key[0]].name == name and key[1] == "totp":
+            if key[0] in state.users and state.users[key[0]].name == name and key[1] == subject:
                 found_lock.failures, found_lock.open_at = number, 0
     return jsonify(inside())
+
+
+def rotate() -> None:
+    """Seal everything under another key; meanwhile new rows are sealed under the one before, as by another worker."""
+    old, new = state.sealing, secrets.token_hex(4)
+    state.keys = {new} if weak("key_dropped_first") else {*state.keys, new}
+    before = list(state.users.values())
+    time.sleep(0.7)
+    for user in before:
+        user.sealed_under = new
+    state.sealing = new
+    if weak("rotation_misses"):
+        state.keys.discard(old)
 
 
 def inside() -> dict[str, Any]:
     kept = [each.name for each in state.users.values()] + state.kept
     if weak("plain_secrets"):
         kept += [value for each in state.users.values() for value in (each.secret, each.plain)]
-    failures = {state.users[key[0]].name: each.failures for key, each in state.locks.items() if key[1] == "totp"}
+    people = state.users
+    counted = [(key, each.failures) for key, each in state.locks.items() if key[0] in people and each.failures]
+    locks = [[people[whose].name, subject, failures] for (whose, subject), failures in counted]
     key = KEY.private_numbers().private_value
-    found = {"log": "\n".join(state.log), "dump": "\n".join(kept), "failures": failures, "key": ["one", str(key)]}
-    return found | {"sessions": Counter(user_of(each.user).name for each in state.sessions.values())}
+    found = {"log": "\n".join(state.log), "dump": "\n".join(kept), "locks": locks, "key": ["one", str(key)]}
+    return found | {
+        "sessions": Counter(people[each.user].name for each in state.sessions.values() if each.user in people)
+    }
 
 
 if __name__ == "__main__":  # a server that reads requests as it likes

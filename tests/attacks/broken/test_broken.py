@@ -52,11 +52,17 @@ class Inside:
     def move(self, seconds: float) -> None:
         self.ask(offset=seconds)
 
-    def failures(self, username: str) -> int:
-        return int(self.ask()["failures"].get(username, 0))
+    def failures(self, username: str, subject: str = "totp") -> int:
+        return sum(number for *of, number in self.ask()["locks"] if of == [username, subject])
 
-    def set_failures(self, username: str, number: int) -> None:
-        self.ask(failures=[username, number])
+    def set_failures(self, username: str, number: int, subject: str = "totp") -> None:
+        self.ask(failures=[username, number, subject])
+
+    def locks(self) -> str:
+        return str(self.ask()["locks"])
+
+    def rotate_keys(self) -> None:
+        self.ask(rotate=True)
 
     def sessions(self, username: str) -> int:
         return int(self.ask()["sessions"].get(username, 0))

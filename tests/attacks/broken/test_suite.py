@@ -70,7 +70,7 @@ def test_the_report_says_what_held_what_broke_and_what_was_not_run(broken: Targe
     path = tmp_path / "report.md"
     run = attack("--target", broken.url, "--report", str(path), "-k", "test_codes or test_inside")
     assert run.returncode == 1
-    assert "6 not run" in run.stdout
+    assert "8 not run" in run.stdout
     text = path.read_text()
     assert f"| {broken.url} |" in text
     assert "| T23 | a code is accepted once, in another login or worker either | **broken** |" in text
