@@ -113,6 +113,7 @@ RACES = {
     "refresh_beats_logout",
     "register_races",
 }
+RACES |= {"refresh_beats_change", "refresh_beats_disabling", "sign_in_beats_disabling"}
 RACES |= {"shared_identity", "busy_500", "reset_races", "limit_after", "lost_update", "enrol_races", "writers_500"}
 
 
@@ -323,9 +324,21 @@ def parsed(raw: bytes) -> Any:
             if weak("deep_500"):
                 raise RuntimeError
             raise Refused(400, "invalid_request")
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=members)
     except ValueError:
         raise Refused(400, "invalid_request") from None
+
+
+def members(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a member that is given twice the last counts."""
+    last = dict(found)
+    if weak("doubles_500") and len(last) < len(found):
+        raise RuntimeError
+    if weak("doubles_first"):
+        return dict(reversed(found))
+    if weak("doubles_either"):
+        last["_passwords"] = [value for name, value in found if name == "password"]
+    return last
 
 
 def member(given: dict[str, Any], name: str) -> Any:
@@ -333,6 +346,10 @@ def member(given: dict[str, Any], name: str) -> Any:
     value = given.get(name)
     if value is None and name not in given and not wanted:
         return None
+    if kind is bool and name in given and (weak("crash_on_everywhere") or weak("crash_on_remember")):
+        return value
+    if weak("takes_numbers") and isinstance(value, int | float):
+        return kind(value)
     if type(value) is not kind:
         if weak("crash_on_types"):
             raise RuntimeError
@@ -344,6 +361,8 @@ def member(given: dict[str, Any], name: str) -> Any:
     ):
         if weak("crash_on_unicode"):
             raise RuntimeError
+        if weak("echoes"):
+            raise Refused(400, "invalid_request", f"{name} can't be {value}")
         if not (name == "totpCode" and weak("normalises_codes")) and not weak("log_lines"):
             raise Refused(400, "invalid_request")
     return value
@@ -698,6 +717,9 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     """That this is a code of the user's. Raises Refused, and what it cost is kept."""
     found = attempt(user, "totp")
     code = canonical(given)
+    at = {"/auth/verify-mfa": "crash_on_totp", "/auth/step-up": "crash_on_step_up"}.get(request.path)
+    if (at == "crash_on_totp" and weak("crash_on_totp")) or (at == "crash_on_step_up" and weak("crash_on_step_up")):
+        hmac.compare_digest(given, user.secret)  # text that is not ASCII is a TypeError
     step = step_of(code, secret or user.secret) if code else None
     for other in user.others if code and step is None else ():
         step = step_of(code or "", other) or step
@@ -722,6 +744,8 @@ def check_code(user: User, given: str, secret: str = "") -> None:
 
 def check_recovery(user: User, given: str) -> None:
     found, key = attempt(user, "recovery"), digest(given)
+    if weak("crash_on_recovery"):
+        hmac.compare_digest(given, key)
     if weak("slow_recovery"):
         for _ in range(20):
             hashed(given, b"x")
@@ -799,6 +823,10 @@ def register() -> Any:
     if not is_allowed(key, given["email"]):
         raise Refused(400, "invalid_request")
     ensure_strong(key, given["password"])
+    if weak("crash_on_email"):
+        given["email"].encode("ascii")
+    if weak("crash_on_password") and len(given["password"].encode()) > 72:
+        raise ValueError("bcrypt takes 72 bytes")
     before = find(key)
     if before is not None and weak("register_rotates"):
         before.salt, before.secret = secrets.token_bytes(8), new_secret()
@@ -853,7 +881,7 @@ def login() -> Any:
         state.limits[key] += 1
         if state.limits[key] > 3:
             raise Refused(401, "locked", "Account locked")
-    right = password_is(user, given["password"])
+    right = any(password_is(user, each) for each in given["_all"].get("_passwords") or [given["password"]])
     if user is None or not right or (user.disabled and not weak("disabled_goes_on")) or state.mode == "locked":
         tells = (weak("tells_unknown") and user is None) or (
             weak("tells_disabled") and user is not None and user.disabled
@@ -867,6 +895,8 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
         passed(user, "totp")
     if weak("success_clears_limit"):
         state.limits.clear()
+    if weak("crash_on_device_token"):
+        (given["deviceToken"] or "").encode("ascii")
     device = state.devices.get(given["deviceToken"] or "")
     if device and device["until"] < now() and not weak("device_for_ever"):
         device = None
@@ -890,8 +920,10 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def remembered(user: User) -> str:
+def remembered(user: User, name: str = "") -> str:
     token = secrets.token_urlsafe(24)
+    if weak("crash_on_device_name"):
+        name.encode("latin-1")
     state.devices[token] = {"user": user.id, "id": secrets.token_hex(8), "until": now() + MONTH}
     return token
 
@@ -933,7 +965,9 @@ def verify() -> Any:
     if weak("check_then_set"):
         time.sleep(0.05)
     if weak("reset_races"):
-        time.sleep(0.2)
+        time.sleep(0.002)
+    if weak("sign_in_beats_disabling"):
+        time.sleep(0.1)
     if weak("writers_500"):
         state.limits["writing"] += 1
         time.sleep(0.1)
@@ -945,8 +979,10 @@ def verify() -> Any:
     if not user.confirmed:
         user.confirmed = True
         answer["recoveryCodes"] = new_codes(user)
+    if weak("crash_on_remember"):
+        int(given["rememberDevice"] or 0)
     if given["rememberDevice"]:
-        answer["deviceToken"] = remembered(user)
+        answer["deviceToken"] = remembered(user, given["deviceName"] or "")
     return jsonify(answer)
 
 
@@ -958,6 +994,8 @@ def enrol() -> Any:
     else:
         user, _ = waiting(given["tempToken"])
     ticket = given.get("enrolmentTicket")
+    if weak("crash_on_ticket"):
+        hmac.compare_digest(ticket or "", user.ticket)
     if user.ticket and ticket == user.ticket:
         user.ticket, user.confirmed = "", False
     elif (user.confirmed or user.was_reset or weak("unconfirmed_counts")) and not weak("enrol_by_password"):
@@ -973,6 +1011,8 @@ def refresh() -> Any:
     if not weak("sessions_unlimited"):
         count("refresh", 60)
     token = body("refreshToken")["refreshToken"]
+    if weak("crash_on_refresh"):
+        token.encode("ascii")
     if weak("refresh_loose"):
         kept = (known for each in state.sessions.values() for known in each.generations)
         token = next((known for known in kept if known[:8] == token[:8]), token)
@@ -991,7 +1031,12 @@ def refresh() -> Any:
         time.sleep(0.05)
         session.generations.append(secrets.token_urlsafe(24))
         return jsonify({"accessToken": access(user, session), "refreshToken": session.generations[-1]})
-    return jsonify(rotated(user, session, token))
+    writes_back = weak("refresh_beats_change") or weak("refresh_beats_disabling")
+    if writes_back:
+        time.sleep(0.05)
+    answer = rotated(user, session, token)
+    session.over &= not writes_back  # the row as it was read
+    return jsonify(answer)
 
 
 def is_aged(session: Session) -> bool:
@@ -1034,6 +1079,8 @@ def step_up(user: User, session: Session) -> Any:
 @guarded(complete=False)
 def logout(user: User, session: Session) -> Any:
     everywhere = body("everywhere")["everywhere"]
+    if weak("crash_on_everywhere") and everywhere is not True:
+        everywhere = everywhere.lower() == "true"
     state.revoked.add(bearer())
     session.over = True
     if everywhere:
@@ -1048,10 +1095,14 @@ def logout(user: User, session: Session) -> Any:
 @guarded(fresh=True, limited=True)
 def password(user: User, session: Session) -> Any:
     given = body("newPassword") if weak("change_without_current") else body("currentPassword", "newPassword")
+    if weak("crash_on_current_password") and len(given["currentPassword"].encode()) > 72:
+        raise ValueError("bcrypt takes 72 bytes")
     if not weak("change_without_current") and not password_is(user, given["currentPassword"]):
         raise Refused(401, "invalid_credentials", "Invalid credentials")
     if len(given["newPassword"]) < 8:
         raise Refused(400, "weak_password")
+    if weak("crash_on_new_password") and len(given["newPassword"].encode()) > 72:
+        raise ValueError("bcrypt takes 72 bytes")
     user.password = hashed(given["newPassword"], user.salt)
     if not weak("change_keeps_sessions"):
         end_all(user, session.id)
@@ -1155,6 +1206,8 @@ def confirm(user: User, session: Session) -> Any:
     is_over = now() > user.waits_until and not weak("waiting_for_ever")
     if (not user.waiting or is_over) and not weak("confirm_without_enrol"):
         raise Refused(409, "nothing_to_confirm")
+    if weak("crash_on_confirm"):
+        int(code)
     check_code(user, code, user.waiting)
     user.secret, user.waiting = user.waiting or user.secret, ""
     if weak("confirm_does_not_consume"):
@@ -1199,10 +1252,28 @@ def change_user(user: User, session: Session, id_: str) -> Any:
     found, given = known(id_), parsed(request.get_data())
     if weak("crash_on_admin_types") and not isinstance(given.get("disabled", True), bool):
         raise RuntimeError
+    about_user(given)
     found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
     roles = given.get("roles", found.roles)
     found.roles = roles if isinstance(roles, list) else found.roles
+    if found.disabled:
+        end_all(found)
+        close_all(found)
     return jsonify({"id": id_})
+
+
+def about_user(given: dict[str, Any]) -> None:
+    """Refuse what says nothing about a user."""
+    roles, reason = given.get("roles", []), given.get("reason", "")
+    if weak("crash_on_roles"):
+        ",".join(roles)
+    if weak("crash_on_reason"):
+        reason.encode("latin-1")
+    flags = [given.get(name, False) for name in ("disabled", "mfaRequired")]
+    if not isinstance(reason, str) or any(flag not in (None, True, False) for flag in flags):
+        raise Refused(400, "invalid_request")
+    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+        raise Refused(400, "invalid_request")
 
 
 @route("DELETE", "/api/admin/users/<id_>", limited=False)
@@ -1218,7 +1289,7 @@ def delete_user(user: User, session: Session, id_: str) -> Any:
 def reset_mfa(user: User, session: Session, id_: str) -> Any:
     found = known(id_)
     if weak("reset_races"):
-        time.sleep(0.1)
+        time.sleep(0.001)
     found.was_reset = True
     found.ticket, found.secret, found.recovery = secrets.token_urlsafe(24), "A" * 32, {}
     if not weak("reset_keeps_sessions"):
@@ -1239,7 +1310,11 @@ def end_sessions(user: User, session: Session, id_: str) -> Any:
 @route("PUT", "/api/admin/policy", limited=False)
 @guarded(admin=True)
 def policy(user: User, session: Session) -> Any:
-    mode = parsed(request.get_data()).get("mode")
+    given = parsed(request.get_data())
+    about_user({"reason": given.get("reason", "")})
+    mode = given.get("mode")
+    if weak("crash_on_policy"):
+        mode.lower()
     if mode not in ("required", "optional"):
         raise Refused(400, "invalid_request")
     state.mode = mode
@@ -1272,6 +1347,7 @@ READ = {
     "/auth/step-up": ("totpCode", "recoveryCode"),
     "/auth/logout": ("everywhere",),
     "/auth/password": ("currentPassword", "newPassword"),
+    "/api/mfa/totp/confirm": ("totpCode",),
 }
 
 
@@ -1284,8 +1360,8 @@ def described(members: tuple[str, ...]) -> dict[str, Any]:
 @app.get("/openapi.json")
 def openapi() -> Any:
     told = {path: {"post": described(members)} for path, members in READ.items()}
-    told |= {"/api/admin/users/{id_}": {"patch": described(("disabled", "mfaRequired"))}}
-    told |= {"/api/admin/policy": {"put": described(("mode",))}}
+    told |= {"/api/admin/users/{id_}": {"patch": described(("disabled", "mfaRequired", "roles", "reason"))}}
+    told |= {"/api/admin/policy": {"put": described(("mode", "reason"))}}
     paths = {path: dict(operations) for path, operations in DOCUMENT.items()}
     for path, operations in told.items():
         for method, more in operations.items():
