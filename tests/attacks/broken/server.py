@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import socketserver
 import threading
 import time
 import unicodedata
@@ -82,6 +83,7 @@ class Session:
     seen: float = 0.0
     generations: list[str] = field(default_factory=list)
     over: bool = False
+    cookies: list[str] = field(default_factory=list)
 
 
 class State:
@@ -218,6 +220,12 @@ def dress(answer: Response) -> Response:
         answer.headers["Cache-Control"] = "public"
     if weak("cors_reflects") and "Origin" in request.headers:
         answer.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+    if weak("pages_cached") and answer.mimetype == "text/html":
+        answer.headers["Cache-Control"] = "private, max-age=60"
+    if weak("pages_framed") and answer.mimetype == "text/html":
+        del answer.headers["X-Frame-Options"], answer.headers["Content-Security-Policy"]
+    if weak("pages_script") and answer.mimetype == "text/html":
+        answer.headers["Content-Security-Policy"] = "script-src 'unsafe-inline'; frame-ancestors 'none'"
     if weak("sets_cookie"):
         answer.set_cookie("session", "x")
     if weak("server_version"):
@@ -346,7 +354,8 @@ def member(given: dict[str, Any], name: str) -> Any:
     value = given.get(name)
     if value is None and name not in given and not wanted:
         return None
-    if kind is bool and name in given and (weak("crash_on_everywhere") or weak("crash_on_remember")):
+    loose = weak("crash_on_everywhere") if name == "everywhere" else weak("crash_on_remember")
+    if kind is bool and name in given and loose:
         return value
     if weak("takes_numbers") and isinstance(value, int | float):
         return kind(value)
@@ -501,7 +510,9 @@ def bearer() -> str:
 
 
 def who(*, complete: bool = True) -> tuple[User, Session]:
-    """Whom the Authorization header speaks for."""
+    """Whom the Authorization header speaks for, or without one the cookie of a session."""
+    if "Authorization" not in request.headers and (known_by := by_cookie()):
+        return known_by
     token = bearer()
     if weak("refresh_as_bearer"):
         for session in state.sessions.values():
@@ -717,8 +728,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     """That this is a code of the user's. Raises Refused, and what it cost is kept."""
     found = attempt(user, "totp")
     code = canonical(given)
-    at = {"/auth/verify-mfa": "crash_on_totp", "/auth/step-up": "crash_on_step_up"}.get(request.path)
-    if (at == "crash_on_totp" and weak("crash_on_totp")) or (at == "crash_on_step_up" and weak("crash_on_step_up")):
+    if weak("crash_on_step_up") if request.path == "/auth/step-up" else weak("crash_on_totp"):
         hmac.compare_digest(given, user.secret)  # text that is not ASCII is a TypeError
     step = step_of(code, secret or user.secret) if code else None
     for other in user.others if code and step is None else ():
@@ -1081,7 +1091,7 @@ def logout(user: User, session: Session) -> Any:
     everywhere = body("everywhere")["everywhere"]
     if weak("crash_on_everywhere") and everywhere is not True:
         everywhere = everywhere.lower() == "true"
-    state.revoked.add(bearer())
+    state.revoked.add(request.headers.get("Authorization", "Bearer ")[7:])
     session.over = True
     if everywhere:
         end_all(user)
@@ -1329,6 +1339,146 @@ for name in ("policy", "audit", "audit/seals", "compliance"):
         return jsonify({"items": []})
 
 
+# ── pages ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def named(cookie: str) -> str:
+    return cookie if weak("cookie_any_name") else f"__Host-{cookie}"
+
+
+def kept(cookie: str) -> str:
+    return request.cookies.get(named(cookie), "")
+
+
+def keep(answer: Response, cookie: str, value: str) -> None:
+    site = "None" if weak("cookie_of_all_sites") else "Lax"
+    closed = not weak("cookie_to_scripts")
+    answer.set_cookie(named(cookie), value, secure=not weak("cookie_over_http"), httponly=closed, samesite=site)
+
+
+def session_of_cookie() -> Session | None:
+    """The session that the newest cookie of a browser stands for."""
+    for session in state.sessions.values():
+        good = session.cookies if weak("old_cookie_lives") else session.cookies[-1:]
+        if kept("session") in good and not session.over:
+            return session
+    return None
+
+
+def by_cookie() -> tuple[User, Session] | None:
+    session, token = session_of_cookie(), kept("pending")
+    if weak("pending_is_session") and "." in kept("session"):
+        token = kept("session")
+    if session is None and token and (weak("pending_cookie_opens") or weak("pending_is_session")):
+        user = user_of(claims_of(token, PENDING)["sub"])
+        return user, Session("x", user.id, ["pwd", "mfa"], "authenticated", int(now()))
+    if session is None:
+        return None
+    if not weak("cookie_from_anywhere"):
+        ensure_own_origin()
+    return user_of(session.user), session
+
+
+def ensure_own_origin() -> None:
+    """Refuse what a page of another site makes a browser send."""
+    origin, site, own = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site"), f"http://{request.host}"
+    if origin in (None, "null"):
+        is_own = site == "same-origin" or (origin is None and request.method == "GET")
+        is_own |= weak("cookie_without_origin") if origin is None else weak("cookie_null_origin")
+    else:
+        is_own = origin == own or (weak("cookie_origin_prefix") and str(origin).startswith(own))
+    if not is_own:
+        raise Refused(403, "foreign_origin")
+
+
+def place() -> str:
+    """Where a form leads: a path of this site, or its beginning."""
+    wanted, own = request.values.get("next", "/"), f"http://{request.host}"
+    is_path = wanted.startswith("/") and wanted.isprintable()
+    if (
+        weak("next_anywhere")
+        or (weak("next_prefix") and wanted.startswith(own))
+        or (weak("next_no_path") and "//" not in wanted and wanted.isprintable())
+        or (weak("next_double_slash") and is_path)
+        or (weak("next_backslash") and is_path and not wanted.startswith("//"))
+    ):
+        return wanted
+    return wanted if is_path and not wanted.startswith("//") and "\\" not in wanted else "/"
+
+
+def lead(where: str) -> Response:
+    return Response("", 303, {"Location": where.replace("\n", "").replace("\r", "")}, mimetype="text/html")
+
+
+def show_page() -> Any:
+    if request.path in ("/auth/code", "/auth/authenticator") and not kept("pending") and session_of_cookie() is None:
+        return lead(f"/auth/sign-in?next={quote(place())}")
+    return Response(f'<form><input name="next" value="{place()}"></form>', mimetype="text/html")
+
+
+for name in ("sign-in", "code", "recovery-code", "authenticator"):
+    app.add_url_rule(f"/auth/{name}", f"show {name}", show_page, methods=["GET"], provide_automatic_options=False)
+
+
+@app.post("/auth/sign-in")
+def sign_in() -> Any:
+    if not weak("login_csrf"):
+        ensure_own_origin()
+    user = find(request.form.get("username", ""))
+    if user is None or not password_is(user, request.form.get("password", "")):
+        raise Refused(401, "invalid_credentials")
+    token = admitted(user, {"username": user.name, "deviceToken": "", "_all": {}})["tempToken"]
+    answer = lead(f"/auth/code?next={quote(place())}")
+    keep(answer, "pending", token)
+    return answer
+
+
+@app.post("/auth/code")
+@app.post("/auth/recovery-code")
+def take_code() -> Any:
+    if not weak("code_csrf"):
+        ensure_own_origin()
+    member = "totpCode" if request.path == "/auth/code" else "recoveryCode"
+    given = {"totpCode": None, "recoveryCode": None, member: request.form.get("code", "")}
+    answer = lead(place())
+    if kept("pending"):
+        session = signed_in_by(kept("pending"), given)
+        fresh = not (weak("cookie_kept_at_sign_in") and kept("session"))
+    else:
+        user, session = who()
+        session.amr, session.auth_time = prove(user, given), int(now())
+        fresh = not weak("cookie_kept_at_step_up")
+    session.cookies.append(secrets.token_urlsafe(32) if fresh else kept("session"))
+    keep(answer, "session", session.cookies[-1])
+    answer.delete_cookie(named("pending"))
+    if "remember" in request.form:
+        keep(answer, "device", remembered(user_of(session.user)))
+    return answer
+
+
+def signed_in_by(token: str, given: dict[str, Any]) -> Session:
+    """A session for who waits behind a pending token; the browser's session before has ended."""
+    user, challenge = waiting(token)
+    amr = prove(user, given)
+    challenge["open"], user.confirmed = False, True
+    if (before := session_of_cookie()) and not weak("old_cookie_lives"):
+        before.over = True
+    open_session(user, amr)
+    return [*state.sessions.values()][-1]
+
+
+@app.post("/auth/sign-out")
+def sign_out() -> Any:
+    if not weak("sign_out_csrf"):
+        ensure_own_origin()
+    session = session_of_cookie()
+    if session and not weak("sign_out_forgets_only"):
+        session.over = True
+    answer = lead(place())
+    answer.delete_cookie(named("session"))
+    return answer
+
+
 # ── elsewhere ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1404,5 +1554,20 @@ def inside() -> dict[str, Any]:
     return {"log": "\n".join(state.log), "dump": "\n".join(kept), "failures": failures, "key": ["one", str(key)]}
 
 
-if __name__ == "__main__":  # a server that reads requests as it likes
-    app.run("127.0.0.1", int(os.environ["PORT"]), threaded=True)
+class Sloppy(socketserver.BaseRequestHandler):
+    """Another server: whatever looks like the head of a request is one to it, wherever a body should have ended."""
+
+    def handle(self) -> None:
+        self.request.settimeout(0.3)
+        unread = b""
+        with suppress(OSError):
+            while piece := self.request.recv(65536):
+                *heads, unread = re.split(rb"\r?\n\r?\n", unread + piece)
+                for path in re.findall(rb"(?:GET|POST) (\S+)", b"\n".join(heads)):
+                    status = b"200 OK" if path in (b"/healthz", b"/__control") else b"401 Unauthorized"
+                    self.request.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")
+
+
+if __name__ == "__main__":
+    socketserver.ThreadingTCPServer.daemon_threads = True
+    socketserver.ThreadingTCPServer(("127.0.0.1", int(os.environ["PORT"])), Sloppy).serve_forever()
