@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from mfa_service.doctor import DAYS
 from mfa_service.services.audit import Event
 from tests.conftest import ROOT, program
+from tests.documents import table
 from tests.test_readme import as_pattern
 
 #: What is read and not run; two are about attacks on a deployment that is not here.
@@ -50,6 +52,14 @@ def test_every_block_goes_as_shown(page: Path, serve: Callable[..., str], own: d
 
 def test_no_page_is_without_a_block() -> None:
     assert all(blocks_of(page) for page in PAGES)
+
+
+def test_how_long_a_key_is_used_is_what_the_doctor_goes_by_and_within_nists_times() -> None:
+    years = {"once a year": 1, "every three years": 3}
+    said = {key: years.get(when) for key, when, _ in table("docs/keys.md", "How long a key is used")}
+    assert [said[key] for key in ("keyring", "signing keys", "seal keys")] == [days / 365 for days in DAYS.values()]
+    assert DAYS["keyring key"] <= 2 * 365
+    assert max(DAYS["signing key"], DAYS["seal key"]) <= 3 * 365
 
 
 def test_every_event_has_a_name_in_owasps_vocabulary() -> None:

@@ -110,6 +110,14 @@ def test_no_limit_of_the_code_is_missing() -> None:
     assert set(public_numbers()) | {env_name(spec) for spec in fields(Settings) if is_limit(spec)} <= said
 
 
+def test_the_ends_of_a_session_stand_there_and_why_they_are_later_than_nists() -> None:
+    hours, days = Settings.session_idle_seconds / 3600, Settings.session_seconds / 86400
+    assert f"{hours:.0f} hours since the last refresh, {days:.0f} days in all" in section("The life of a session")
+    [why] = [each for each in section("Decisions").split("\n\n") if "MFA_SESSION_IDLE_SECONDS" in each]
+    for said in ("NIST", f"{days:.0f} days and a day, since", "`MFA_SESSION_SECONDS=86400`"):
+        assert said in why
+
+
 def test_what_ends_what_is_a_full_table() -> None:
     assert all(len(row) == 5 and all(row) for row in table("The life of a session"))
 

@@ -4,6 +4,7 @@ import re
 from typing import cast
 
 import pytest
+from flask.testing import FlaskClient
 from sqlalchemy import QueuePool, create_engine
 
 from mfa_service import jwks, live
@@ -48,6 +49,20 @@ def test_everything_there_is_to_lose_has_a_class_and_a_time() -> None:
     rows = table(PAGE, "What there is to lose")
     assert {row[1] for row in rows} == {"secret", "personal", "internal"}
     assert all(len(row) == 5 and all(row) for row in rows)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_every_route_that_gives_a_token_is_a_way_in(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    holders = {name for name, each in document["components"]["schemas"].items() if "accessToken" in each["properties"]}
+    giving = {
+        f"{method.upper()} {path}"
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if any(f"/{name}'" in str(operation["responses"]) for name in holders)
+    }
+    assert {"POST /auth/login", "POST /auth/verify-mfa"} <= giving
+    assert giving <= set(re.findall(r"`(\w+ /[\w/-]+)`", " ".join(row[0] for row in table(PAGE, "Ways in"))))
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

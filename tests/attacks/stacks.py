@@ -117,6 +117,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
         "MFA_REGISTRATION_RATE_LIMIT": "10000 per hour",
         "MFA_ACCESS_LOG": "true",
         "MFA_KEY_REREAD_SECONDS": "1",
+        "MFA_TOKEN_LOCATIONS": "header,cookie",  # the pages, too
         "TEST_CLOCK": str(clock),
     }
     own = own_of(folder, database_of_its_own(postgresql), {**settings, "WEB_CONCURRENCY": "1"}, clock)

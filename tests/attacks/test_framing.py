@@ -29,6 +29,11 @@ def requests(host: bytes) -> dict[str, bytes]:
         "a space in a name": head + b"X A: b\r\nContent-Length: 17\r\n" + end + body,
         "a wrong chunk": head + b"Transfer-Encoding: chunked\r\n" + end + b"zz\r\n" + body + b"\r\n0\r\n\r\n",
         "a signed chunk": head + b"Transfer-Encoding: chunked\r\n" + end + b"+11\r\n" + body + b"\r\n0\r\n\r\n",
+        "a carriage return alone": head + b"X-A: b\rContent-Length: 17\r\n" + end + body,
+        "a folded length": head + b"Content-Length:\r\n 17\r\n" + end + body,
+        "a folded first header": b"POST /auth/enrol HTTP/1.1\r\n X: y\r\nHost: " + host + b"\r\n" + length + end + body,
+        "a vertical tab before chunked": head + b"Transfer-Encoding:\x0bchunked\r\n" + length + end + chunked,
+        "two encodings": head + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n" + end + chunked,
         "two hosts": b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nHost: evil.example\r\n\r\n",
         "no version": b"GET /healthz\r\n\r\n",
         "another version": b"GET /healthz HTTP/3.7\r\nHost: " + host + b"\r\n\r\n",
@@ -36,6 +41,23 @@ def requests(host: bytes) -> dict[str, bytes]:
         + b"Transfer-Encoding: chunked\r\n"
         + end
         + chunked,
+    }
+
+
+def line_feeds(host: bytes) -> dict[str, bytes]:
+    """Line feeds where both characters of a line's end should be, and once a request for whoever reads on too early."""
+    head = b"POST /auth/enrol HTTP/1.1\r\nHost: " + host + b"\r\nContent-Type: application/json\r\n"
+    body, inner, end = b'{"tempToken":"x"}', SMUGGLED % host, b"\r\n"
+    chunks = head + b"Transfer-Encoding: chunked\r\n" + end
+    return {
+        "a line feed alone before a header": head + b"X-A: b\nContent-Length: 17\r\n" + end + body,
+        "a line feed alone after the length": head + b"Content-Length: 17\n" + end + body,
+        "line feeds alone everywhere": (head + b"Content-Length: 17\r\n" + end).replace(b"\r\n", b"\n") + body,
+        "line feeds alone at the end of the head": head + b"Content-Length: 17\n\n" + body,
+        "a length that only one reader sees": head + b"X-A: b\nContent-Length: %d\r\n" % len(inner) + end + inner,
+        "a line feed alone after the size of a chunk": chunks + b"11\n" + body + b"\r\n0\r\n\r\n",
+        "a line feed alone after a chunk": chunks + b"11\r\n" + body + b"\n0\r\n\r\n",
+        "a line feed alone after the last chunk": chunks + b"0\n\n" + inner,
     }
 
 
@@ -78,8 +100,26 @@ def test_ambiguous_framing_is_refused(target: Target) -> None:
 )
 def test_ambiguous_framing_is_refused_past_the_proxy(target: Target) -> None:
     assert target.direct
-    for what, request in requests(target.direct.host.encode()).items():
+    host = target.direct.host.encode()
+    for what, request in (requests(host) | line_feeds(host)).items():
         refused(target.direct, what, request)
+
+
+@case(
+    "R2d",
+    holds="a line that ends in a line feed alone ends for proxy and service alike: one request, one answer",
+    stems_from="RFC 9112 sections 2.2 and 7.1, CVE-2025-22871",
+    broken_by="sloppy_framing",
+    needs=("proxy",),
+)
+def test_a_line_feed_alone_smuggles_nothing(target: Target) -> None:
+    requests_ = line_feeds(target.host.encode())
+    # To whoever takes such an end for the last chunk's, a second request comes after it, and is answered rightly.
+    del requests_["a line feed alone after the last chunk"]
+    for what, request in requests_.items():
+        answered = target.raw(request, 0.7)
+        assert answered.count(b"HTTP/1.") <= 1, f"{what}: two answers to one request"
+        assert not answered or answered.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), f"{what}: {answered[:60]!r}"
 
 
 @case(

@@ -2,11 +2,11 @@
 
 import secrets
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.attacks.case import case
-from tests.attacks.target import Answer, Call, Target
+from tests.attacks.target import Answer, Call, Person, Target
 
-ADDRESSES = ("addresses",)
 TRIES = ("tries",)
 
 
@@ -106,9 +106,64 @@ def test_no_refresh_outruns_a_logout(target: Target) -> None:
         answers = target.together([refresh, refresh, logout, refresh, refresh])
         assert answers[2].status == 204
         for answer in answers:
-            if answer.status == 200:
-                assert person.profile(answer.json["accessToken"]).status == 401
-                assert person.refresh(answer.json["refreshToken"]).status == 401
+            is_dead(person, answer)
+
+
+def is_dead(person: Person, answer: Answer) -> None:
+    """That nothing lives of what an answer gave, if it gave anything."""
+    if answer.status == 200:
+        assert person.profile(answer.json["accessToken"]).status == 401, "an access token lives on"
+        assert person.refresh(answer.json["refreshToken"]).status == 401, "a refresh token lives on"
+
+
+@case(
+    "P7b",
+    holds="after a change of the password no other session lives that was refreshed meanwhile, and the changer's does",
+    stems_from="ASVS 7.4.3",
+    broken_by="refresh_beats_change",
+    needs=TRIES,
+)
+def test_no_refresh_outruns_a_new_password(target: Target) -> None:
+    person = target.person()
+    other = Person(target, person.name, person.password, tokens=dict(person.tokens))
+    person.sign_in()
+    body = {"currentPassword": person.password, "newPassword": secrets.token_urlsafe(18)}
+    change = Call("POST", "/auth/password", body, person.access, source=target.client())
+    with ThreadPoolExecutor(1) as beside:
+        # The hash takes its time: whoever refreshes all along does so at the moment of the change, too.
+        changed, answers = beside.submit(target.once, change), []
+        while not changed.done() or len(answers) < 2:
+            answers.append(other.refresh())
+            other.tokens |= answers[-1].json
+    assert changed.result().status == 204
+    assert other.refresh().status == 401, "the newest refresh token lives on"
+    for answer in (answers[0], answers[-1]):
+        is_dead(other, answer)
+    assert person.profile().status == 200
+
+
+@case(
+    "P7c",
+    holds="of a disabled account nothing lives that was refreshed or opened at the same moment",
+    stems_from="ASVS 7.4.2",
+    broken_by="refresh_beats_disabling sign_in_beats_disabling",
+    needs=("addresses", "admin"),
+)
+def test_nothing_outruns_disabling(target: Target) -> None:
+    for _ in range(2):
+        person = target.person()
+        refresh = Call("POST", "/auth/refresh", {"refreshToken": person.tokens["refreshToken"]})
+        proofs = [{"tempToken": person.pending(), "recoveryCode": code} for code in person.tokens["recoveryCodes"][:2]]
+        verify = [Call("POST", "/auth/verify-mfa", proof) for proof in proofs]
+        account = f"/api/admin/users/{target.id_of(person)}"
+        disable = Call("PATCH", account, {"disabled": True}, target.admin())
+        answers = target.together([refresh, verify[0], refresh, disable, refresh, verify[1], refresh])
+        assert answers.pop(3).status == 200
+        # While it is disabled nothing works anyway: whoever enables it again must bring nothing back.
+        assert target.send(Call("PATCH", account, {"disabled": False}, target.admin())).status == 200
+        for answer in answers:
+            is_dead(person, answer)
+        assert person.refresh().status == 401
 
 
 @case(
@@ -124,7 +179,6 @@ def test_a_name_is_registered_once(target: Target) -> None:
     spelled = (name, name.upper(), name.title(), name)
     body = {"password": secrets.token_urlsafe(18), "email": "attack@example.com"}
     answers = target.together([Call("POST", "/auth/register", body | {"username": each}) for each in spelled])
-    person.name = name
     target.people.append(type(person)(target, name, body["password"]))
     assert statuses(answers)[200] == 1, statuses(answers)
     assert {answer.status for answer in answers} <= {200, 400, 503}
@@ -138,15 +192,19 @@ def test_a_name_is_registered_once(target: Target) -> None:
     needs=("tries", "admin"),
 )
 def test_no_sign_in_outruns_a_reset(target: Target) -> None:
-    person = target.person()
-    proof = {"tempToken": person.pending(), "totpCode": person.code()}
-    reset = Call("POST", f"/api/admin/users/{target.id_of(person)}/reset-mfa", {"reason": "attack"}, target.admin())
-    verified, done = target.together([Call("POST", "/auth/verify-mfa", proof), reset])
-    assert done.status == 200
-    if verified.status == 200:
-        assert person.profile(verified.json["accessToken"]).status == 401
-        assert person.refresh(verified.json["refreshToken"]).status == 401
-    assert person.profile().status == 401
+    for _ in range(2):
+        person = target.person()
+        codes = person.tokens["recoveryCodes"]
+        proofs = [{"tempToken": person.pending(), "totpCode": person.code()}]
+        proofs += [{"tempToken": person.pending(), "recoveryCode": code} for code in codes[:3]]
+        path = f"/api/admin/users/{target.id_of(person)}/reset-mfa"
+        calls = [Call("POST", "/auth/verify-mfa", proof) for proof in proofs]
+        calls.insert(2, Call("POST", path, {"reason": "attack"}, target.admin()))
+        answers = target.together(calls)
+        assert answers.pop(2).status == 200
+        for answer in answers:
+            is_dead(person, answer)
+        assert person.profile().status == 401
 
 
 @case(

@@ -141,6 +141,8 @@ def test_an_email_address_is_no_key_and_may_be_shared(services: Services, rows: 
     register(services, "ada")
     register(services, "bob")
     assert {row["email"] for row in rows("SELECT email FROM mfa_users")} == {"someone@example.com"}
+    with pytest.raises(InvalidCredentials):
+        services.login.begin("someone@example.com", PASSWORD, CLIENT)
 
 
 @pytest.mark.parametrize("password", ["short", "password123", "lovelace2026", "someone!1", "x" * 1025])

@@ -103,6 +103,17 @@ def test_every_429_and_503_says_when_to_come_back(answers: dict[str, TestRespons
             assert answer.json["retryAfter"] == int(answer.headers["Retry-After"]), kind
 
 
+def test_there_is_no_debug_mode_and_no_trace_of_one(make_app: MakeApp, answers: dict[str, TestResponse]) -> None:
+    app = make_app()
+    assert not app.debug
+    assert not app.config["PROPAGATE_EXCEPTIONS"]
+    assert not app.config["EXPLAIN_TEMPLATE_LOADING"]
+    for path in ("/console", "/?__debugger__=yes&cmd=resource&f=debugger.js", "/_debug_toolbar/", "/debug"):
+        assert app.test_client().get(path).json["code"] == "not_found", path
+    for name, answer in answers.items():
+        assert not re.search("Traceback|a secret of the inside|__debugger__", answer.text), name
+
+
 def test_a_crash_tells_nothing_of_its_cause(answers: dict[str, TestResponse]) -> None:
     assert answers["500"].json == {"error": "Internal error", "code": "internal_error"}
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.attacks.case import CASES, NEEDS
 from tests.attacks.target import Target, has_ipv6
+from tests.attacks.test_framing import line_feeds, refused, requests
 from tests.conftest import ROOT, free_port, running
 
 ATTACKS = Path(__file__).parents[1]
@@ -143,6 +144,20 @@ def test_with_each_weakness_of_its_own_the_case_says_broken(server: Start, numbe
         if name == "sloppy_framing":
             target.direct = target
         assert verdict(target, number).startswith("broken")
+
+
+@pytest.fixture(scope="module")
+def sloppy() -> Iterator[Target]:
+    """A server that reads requests as it likes."""
+    with started(OTHER_SERVERS["sloppy_framing"]) as start:
+        yield start("")
+
+
+@pytest.mark.parametrize("what", [*(requests(b"x") | line_feeds(b"x"))])
+def test_each_way_to_frame_a_request_is_seen_where_it_is_taken(sloppy: Target, what: str) -> None:
+    host = sloppy.host.encode()
+    with pytest.raises(AssertionError):
+        refused(sloppy, what, (requests(host) | line_feeds(host))[what])
 
 
 def test_there_is_a_case_for_each_known_failure() -> None:
