@@ -203,7 +203,7 @@ class Target:
 
     def over(self, connection: socket.socket, call: Call) -> Answer:
         """One request over a connection that stays."""
-        self._pace(1)
+        self.pace(1)
         started = time.perf_counter()
         kept = replace(call, headers={"Connection": "keep-alive"} | call.headers)
         with contextlib.suppress(OSError):  # it may have been closed meanwhile; then there is no answer to read

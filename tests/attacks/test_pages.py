@@ -10,7 +10,7 @@ import pytest
 
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Person, Target
-from tests.attacks.test_matrix import operations
+from tests.attacks.test_matrix import guarded
 
 TRIES = ("tries",)
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -305,7 +305,7 @@ def test_the_cookie_of_a_password_opens_nothing(target: Target) -> None:
     [pending] = waiting.cookies.values()
     browser.sign_in(person)
     own = {"Origin": target.url, "Sec_Fetch_Site": "same-origin"}
-    for method, path in ((method, path) for method, path, is_guarded in operations(target) if is_guarded):
+    for method, path in guarded(target):
         for who in (waiting, browser.with_session(pending)):
             answer = who.send(method, path, None if method == "GET" else {}, **own)
             assert answer.status == 401, f"{method} {path} answered {answer.status}"
