@@ -12,6 +12,9 @@ BIN := .venv/bin
 # keep two cores busy.
 PARALLEL := -n 4 --dist=loadfile
 
+# Two deployments of the suite's own are attacked side by side.
+BOTH := -n 2 --dist=loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test faults check attack bench demo timing requirements clean
 
@@ -27,7 +30,7 @@ serve: .venv/serve  ## Run the service on 127.0.0.1:8000 (PORT and MFA_INSTANCE 
 test: .venv/test  ## Lint, types and the whole suite, with a real PostgreSQL and a real Redis
 	@tools/programs.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -q tests/attacks -m attacks
+	$(BIN)/pytest -q $(BOTH) tests/attacks -m attacks
 	$(BIN)/pytest $(PARALLEL) -m "not attacks"
 
 faults: .venv/test  ## Only what shows how it fails: database, Redis, workers, clocks, logs (a part of make test; needs nginx)
@@ -44,7 +47,7 @@ lint: .venv/test
 	$(BIN)/mypy
 
 attack: .venv/test  ## Attack a service of yours as others were (URL=…; ARGS="--i-own-this"), or, without URL, stacks of its own
-	@$(BIN)/pytest -q --tb=no tests/attacks -m attacks --report $(if $(URL),attack-report.md --confcutdir=tests/attacks --target $(URL),docs/attack-report.md) $(ARGS)
+	@$(BIN)/pytest -q --tb=no tests/attacks -m attacks --report $(if $(URL),attack-report.md --confcutdir=tests/attacks --target $(URL),docs/attack-report.md $(BOTH)) $(ARGS)
 
 demo: .venv/serve  ## Walk the five steps against a running service, with your own phone (ARGS=--auto types the code)
 	@$(BIN)/python tools/demo.py $(ARGS)

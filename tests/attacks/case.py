@@ -35,6 +35,7 @@ NEEDS = {
     "limits": "is about limits as they are by default, and those of this target are raised (--raised-limits)",
     "listener": "needs an address at which the target may reach this machine (--listen)",
     "logs": "needs the logs: only on a stack of the suite's own",
+    "pages": "needs the pages for browsers (MFA_TOKEN_LOCATIONS=header,cookie)",
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "operator": "needs whoever runs the service: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",

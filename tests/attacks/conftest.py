@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.attacks import preflight, report
+from tests.attacks.case import CASES
 from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
 from tests.attacks.target import Target
 
@@ -67,7 +68,8 @@ def offers(config: pytest.Config, name: str) -> frozenset[str]:
 
 
 def offers_of_target(config: pytest.Config) -> frozenset[str]:
-    found = {"admin"} if config.getoption("--admin-token") or preflight.has_administrator() else set()
+    found = {"pages"}  # or none, which shows when one is asked for
+    found |= {"admin"} if config.getoption("--admin-token") or preflight.has_administrator() else set()
     found |= {"listener"} if config.getoption("--listen") or is_loopback(connect_to(config)[0]) else set()
     found |= {"tries"} if config.getoption("--raised-limits") else {"limits"}
     return frozenset(found | ({"addresses", "tries"} if has_addresses(connect_to(config)) else set()))
@@ -121,7 +123,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
-        metafunc.parametrize("deployment", names(metafunc.config), indirect=True, scope="package")
+        # Each deployment by one process, if there are several of them (pytest-xdist).
+        made = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names(metafunc.config)]
+        metafunc.parametrize("deployment", made, indirect=True, scope="package")
 
 
 @pytest.hookimpl(trylast=True)
@@ -218,7 +222,24 @@ def verdict_of(call: pytest.CallInfo[None]) -> tuple[str, str]:
     return NOT_RUN, f"could not be tried: {type(error).__name__} {told}".strip()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a process has found; what is not run, each of them has said."""
+    stash, found = node.config.stash, getattr(node, "workeroutput", {}).get("attacks", {})
+    for file in sorted(Path(__file__).parent.glob("test_*.py")) if found.get("results") else ():
+        importlib.import_module(f"tests.attacks.{file.stem}")  # which knows the cases
+    results = [Result(target, CASES[number], *rest) for target, number, *rest in found.get("results", [])]
+    stash[RESULTS] += [result for result in results if result not in stash[RESULTS]]
+    stash[LEFT] += found.get("left", [])
+    stash[SOFTWARE] += found.get("software", [])
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        stash = session.config.stash
+        results = [(it.target, it.case.number, it.verdict, it.why, it.seconds, it.shown) for it in stash[RESULTS]]
+        output["attacks"] = {"results": results, "left": stash[LEFT], "software": stash[SOFTWARE]}
+        return
     results, path = session.config.stash[RESULTS], session.config.getoption("--report", default=None)
     if path and results:
         titles = {name: title(session.config, name) for name in names(session.config)}

@@ -72,22 +72,31 @@ def unmet(case: Case, offers: frozenset[str]) -> str:
 
 
 def durations(results: list[Result]) -> str:
-    """How long it took, the slowest case, and all that took longer than they should."""
+    """How long each target took, the slowest case, and all that took longer than they should."""
     run = sorted((each for each in results if each.verdict != NOT_RUN), key=lambda each: -each.seconds)
     told = [f"{each.case.number} on {each.target} {each.seconds:.1f} s" for each in run]
     long = [text for text, each in zip(told, run, strict=True) if each.seconds > LONG]
     over = f"over {LONG} s: {', '.join(long) or 'none'}"
-    whole = sum(each.seconds for each in run)
-    much = f" (more than {WHOLE_LONG} s)" if whole > WHOLE_LONG else ""
-    return f"{whole:.0f} s in all{much}; slowest: {told[0] if told else 'none'}; {over}"
+    wholes = by_target(run)
+    whole = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in wholes.items()) or "nothing was run"
+    much = f" (more than {WHOLE_LONG} s)" if any(seconds > WHOLE_LONG for seconds in wholes.values()) else ""
+    return f"{whole}{much}; slowest: {told[0] if told else 'none'}; {over}"
+
+
+def by_target(results: list[Result]) -> Counter[str]:
+    """Seconds that all cases on a target took; several targets are attacked at the same time."""
+    found: Counter[str] = Counter()
+    for each in results:
+        found[each.target] += each.seconds  # type: ignore[assignment]
+    return found
 
 
 def too_long(results: list[Result]) -> list[str]:
     """What took so long that no slow machine explains it."""
     found = [f"{each.case.number} on {each.target} took {each.seconds:.0f} s" for each in results]
     found = [text for text, each in zip(found, results, strict=True) if each.seconds > TOO_LONG]
-    whole = sum(each.seconds for each in results)
-    return found + ([f"all together took {whole:.0f} s"] if whole > WHOLE_TOO_LONG else [])
+    wholes = by_target(results).items()
+    return found + [f"all on {name} took {whole:.0f} s" for name, whole in wholes if whole > WHOLE_TOO_LONG]
 
 
 def markdown(results: list[Result], head: dict[str, str], titles: dict[str, str], left: list[str]) -> str:

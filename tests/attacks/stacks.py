@@ -23,7 +23,10 @@ from tests.conftest import ROOT, free_port, program, running
 from tests.stack import NAME, Replica, Stack, nginx_command, site
 
 OWN = frozenset({"admin", "addresses", "database", "key", "limits", "listener", "logs", "policy", "tries"})
-OFFERS = {"stack": OWN | {"clock", "direct", "operator", "proxy"} | ({"ipv6"} if has_ipv6() else set()), "serve": OWN}
+OFFERS = {
+    "stack": OWN | {"clock", "direct", "operator", "pages", "proxy"} | ({"ipv6"} if has_ipv6() else set()),
+    "serve": OWN,
+}
 TITLES = {
     "stack": "two replicas behind nginx with TLS, PostgreSQL, Redis",
     "serve": "one fresh `make serve`: gunicorn, SQLite, everything at its default",

@@ -244,6 +244,7 @@ class Target:
     def connection(self, source: str) -> socket.socket:
         bound = (source or self.client(), 0)
         plain = socket.create_connection(self.connect_to, self.timeout, bound if bound[0] else None)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a body waits until its head is acknowledged
         if not self.url.startswith("https:"):
             return plain
         context = ssl.create_default_context(cafile=self.ca or None)

@@ -1,6 +1,5 @@
 """Guessing: what is counted, by whom, how long, and that nothing gets round it."""
 
-import statistics
 import time
 
 from tests.attacks.case import case
@@ -378,9 +377,9 @@ def test_the_limit_comes_before_the_hash(target: Target) -> None:
     source = target.client()
     answers = [wrong_login(target, {}, source) for _ in range(LIMIT + 8)]
     assert [answer.status for answer in answers] == [401] * LIMIT + [429] * 8
-    looked_at = min(each.seconds for each in answers[:LIMIT])
-    refused = statistics.median(each.seconds for each in answers[LIMIT:])
-    assert refused < looked_at / 3, f"looked at in {looked_at * 1000:.0f} ms, refused in {refused * 1000:.0f} ms"
+    # The fastest of each: nothing makes a hash faster than it is, and much makes an answer slower.
+    looked_at, refused = (min(each.seconds for each in part) for part in (answers[:LIMIT], answers[LIMIT:]))
+    assert refused < looked_at / 4, f"looked at in {looked_at * 1000:.0f} ms, refused in {refused * 1000:.0f} ms"
 
 
 @case(

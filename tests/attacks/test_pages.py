@@ -12,7 +12,7 @@ from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Person, Target
 from tests.attacks.test_matrix import guarded
 
-TRIES = ("tries",)
+NEEDED = ("pages", "tries")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 PAGES = ("/auth/sign-in", "/auth/code", "/auth/recovery-code", "/auth/authenticator")
 
@@ -101,7 +101,7 @@ def foreign(target: Target) -> Iterator[dict[str, str]]:
     holds="each cookie of the pages is bound to this host and https, and out of reach for scripts and other sites",
     stems_from="ASVS 3.3.1 to 3.3.5",
     broken_by="cookie_any_name cookie_over_http cookie_to_scripts cookie_of_all_sites",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_cookies_are_kept_close(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -121,7 +121,7 @@ def test_cookies_are_kept_close(target: Target) -> None:
     holds="a session's cookie does nothing for a request that a page of another site makes",
     stems_from="ASVS 3.5.1, 3.5.3",
     broken_by="cookie_from_anywhere cookie_null_origin cookie_origin_prefix cookie_without_origin",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_the_cookie_does_nothing_for_other_sites(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -147,7 +147,7 @@ def test_the_cookie_does_nothing_for_other_sites(target: Target) -> None:
     holds="a form of another site signs nobody in, takes no code and signs nobody out",
     stems_from="login CSRF: Barth, Jackson and Mitchell 2008; ASVS 3.5.1",
     broken_by="login_csrf code_csrf sign_out_csrf cookie_null_origin cookie_origin_prefix cookie_without_origin",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_no_form_of_another_site_is_taken(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -174,7 +174,7 @@ def test_no_form_of_another_site_is_taken(target: Target) -> None:
     holds="a sign-in gives another cookie than the browser came with, a step-up yet another, and the old ones are dead",
     stems_from="ASVS 7.2.4, session fixation",
     broken_by="cookie_kept_at_sign_in cookie_kept_at_step_up old_cookie_lives",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_no_cookie_from_before_is_worth_more_afterwards(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -199,7 +199,7 @@ def test_no_cookie_from_before_is_worth_more_afterwards(target: Target) -> None:
     holds="signing out on a page ends the session, and not only the browser's cookie",
     stems_from="ASVS 7.4.1",
     broken_by="sign_out_forgets_only",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_signing_out_ends_the_session(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -248,7 +248,7 @@ def leads_away(target: Target, location: str) -> bool:
     holds="no place that is asked for by `next` is on another site, in any spelling",
     stems_from="CWE-601, CVE-2023-49438: Flask-Security's open redirects",
     broken_by="next_anywhere next_double_slash next_backslash next_prefix next_no_path",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_no_page_leads_to_another_site(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -276,7 +276,7 @@ def test_no_page_leads_to_another_site(target: Target) -> None:
     holds="no page is kept by a cache, is shown in a frame or runs a script",
     stems_from="ASVS 3.4.3, 3.4.6, 14.3.2",
     broken_by="pages_cached pages_framed pages_script",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_pages_are_kept_by_nobody_and_framed_by_nobody(target: Target) -> None:
     browser, person = browser_for(target), target.person()
@@ -296,7 +296,7 @@ def test_pages_are_kept_by_nobody_and_framed_by_nobody(target: Target) -> None:
     holds="the cookie that a right password leaves opens nothing, in its own place or in the session's",
     stems_from="ASVS 2.3.1, GHSA-xg6x-h9c9-2m83",
     broken_by="pending_cookie_opens pending_is_session",
-    needs=TRIES,
+    needs=NEEDED,
 )
 def test_the_cookie_of_a_password_opens_nothing(target: Target) -> None:
     browser, person = browser_for(target), target.person()

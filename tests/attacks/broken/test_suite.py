@@ -91,7 +91,7 @@ def test_its_head_says_when_what_and_how(broken: Target, tmp_path: Path) -> None
     text = path.read_text()
     for said in (r"when \| \d{4}-\d\d-\d\d \d\d:\d\d UTC", r"suite \| 1 cases(, commit \S+)?", "how .*--target http"):
         assert re.search(rf"\| {said}", text), said
-    assert re.search(r"\| how long \| \d+ s in all; slowest: F15 on target [\d.]+ s; over 10 s: none \|", text)
+    assert re.search(r"\| how long \| target \d+ s; slowest: F15 on target [\d.]+ s; over 10 s: none \|", text)
     assert token not in text + run.stdout
     assert "1 cases on target: 1 held" in run.stdout
     assert "slowest: F15 on target" in run.stdout
@@ -287,12 +287,12 @@ def test_what_takes_too_long_is_told_and_in_the_end_fails() -> None:
     first, second = [*CASES][:2]
     assert (
         durations(taken(3, 12))
-        == f"15 s in all; slowest: {second} on target 12.0 s; over 10 s: {second} on target 12.0 s"
+        == f"target 15 s; slowest: {second} on target 12.0 s; over 10 s: {second} on target 12.0 s"
     )
     assert too_long(taken(3, 12)) == []
     assert too_long(taken(31, 12)) == [f"{first} on target took 31 s"]
     assert " (more than 600 s); slowest" in durations(taken(*[9] * 70))
-    assert too_long(taken(*[29] * 63)) == ["all together took 1827 s"]
+    assert too_long(taken(*[29] * 63)) == ["all on target took 1827 s"]
 
 
 def test_limits_that_were_raised_are_not_attacked(broken: Target) -> None:
