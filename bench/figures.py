@@ -45,7 +45,7 @@ class Effort:
     users: tuple[int, ...]
 
 
-QUICK = Effort(3, 3, 10, 2_000, (1_000, 20_000))
+QUICK = Effort(3, 2, 5, 600, (1_000, 10_000))
 FULL = Effort(5, 5, 30, 10_000, (1_000, 100_000, 1_000_000))
 
 
