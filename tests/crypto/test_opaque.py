@@ -22,6 +22,10 @@ def test_ids_are_128_random_bits_in_22_url_safe_characters() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", each) for each in ids)
 
 
+def test_no_id_begins_as_an_option_of_a_command_does() -> None:
+    assert not [each for each in (new_id() for _ in range(5000)) if each.startswith("-")]
+
+
 def test_tokens_are_256_random_bits_in_43_url_safe_characters() -> None:
     tokens = {new_token() for _ in range(1000)}
     assert len(tokens) == 1000
