@@ -26,6 +26,8 @@ class Answers:
     seconds: list[float] = field(default_factory=list)
     refused_seconds: list[float] = field(default_factory=list)
     lasted: float = 0.0
+    #: The share of all cores that was taken meanwhile, by whomever.
+    busy: float = 0.0
 
     def add(self, status: int, took: float) -> None:
         self.statuses[status] += 1
@@ -116,16 +118,18 @@ def at_rate(url: str, token: str, rate: float, seconds: float, connections: int 
     """
     each = f"{rate / connections:.3f}"
     command = ["hey", "-o", "csv", "-z", f"{seconds:.0f}s", "-c", f"{connections}", "-q", each]
+    idle, there = _ticks()
     told = subprocess.run(
         [*command, "-H", f"Authorization: Bearer {token}", url], capture_output=True, text=True, check=True
     ).stdout
-    answers = Answers(lasted=seconds)
+    idle_then, there_then = _ticks()
+    answers = Answers(lasted=seconds, busy=1 - (idle_then - idle) / (there_then - there))
     for row in csv.DictReader(told.splitlines()):
         answers.add(int(row["status-code"]), float(row["response-time"]))
     return answers
 
 
-def ticks() -> tuple[int, int]:
+def _ticks() -> tuple[int, int]:
     """How long all cores have been idle since the start, and how long they have been there (proc(5), /proc/stat)."""
     with open("/proc/stat") as file:
         counted = [int(each) for each in file.readline().split()[1:9]]
