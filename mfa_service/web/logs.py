@@ -4,10 +4,12 @@ import functools
 import json
 import logging
 import select
+import sys
 import time
 from typing import Any, TextIO
 
 from flask import Flask, Response, g, has_request_context, request
+from limits.errors import StorageError
 from pythonjsonlogger.json import JsonFormatter
 
 from mfa_service.services.audit import Audit, Recorded
@@ -28,6 +30,16 @@ class _RequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not hasattr(record, _READY) and has_request_context():
             record.requestId = request_id()
+        return True
+
+
+class _Reason(logging.Filter):
+    """Adds why the limits' store is counted with no more: Flask-Limiter leaves it out, but is just handling it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = sys.exc_info()[1]
+        if record.name == "flask-limiter" and isinstance(error, StorageError):
+            record.msg, record.args = f"{record.getMessage()}: {error.storage_error}", ()
         return True
 
 
@@ -104,6 +116,7 @@ def configure_logging(app: Flask) -> None:
     handler = LineHandler()
     handler.setFormatter(json_formatter())
     handler.addFilter(_RequestId())
+    handler.addFilter(_Reason())
     for name in ("mfa_service", "flask-limiter", app.logger.name):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

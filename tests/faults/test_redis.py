@@ -15,6 +15,7 @@ from tests.faults import (
     figure,
     of_replica,
     sign_in,
+    warnings_in,
     workers_of,
 )
 from tests.faults.servers import Redis
@@ -23,19 +24,23 @@ from tests.stack import CREDENTIALS, MANY, Reply, Stack, Start, log_in, profile,
 pytestmark = pytest.mark.services
 Act = Callable[[Redis], object]
 
-#: What may happen to it, and how it ends.
-HARMS: dict[str, tuple[Act, Act]] = {
-    "down": (Redis.kill, Redis.start),
-    "hangs": (Redis.stop, Redis.go_on),
-    "full": (lambda own: own.set("maxmemory", "1"), lambda own: own.set("maxmemory", "0")),
-    "read-only": (lambda own: own.run("REPLICAOF", "127.0.0.1", "1"), lambda own: own.run("REPLICAOF", "NO", "ONE")),
+#: What may happen to it, how it ends, and what the log says of it.
+HARMS: dict[str, tuple[Act, Act, str]] = {
+    "down": (Redis.kill, Redis.start, "Connection refused"),
+    "hangs": (Redis.stop, Redis.go_on, "Timeout"),
+    "full": (lambda own: own.set("maxmemory", "1"), lambda own: own.set("maxmemory", "0"), "used memory > 'maxmemory'"),
+    "read-only": (
+        lambda own: own.run("REPLICAOF", "127.0.0.1", "1"),
+        lambda own: own.run("REPLICAOF", "NO", "ONE"),
+        "read only replica",
+    ),
 }
 
 
 @pytest.mark.faults("Q8", "Q22")
 @pytest.mark.parametrize("harm", HARMS)
 def test_whatever_happens_to_it_the_limit_holds_and_comes_back(start: Start, own_redis: Redis, harm: str) -> None:
-    strike, mend = HARMS[harm]
+    strike, mend, reason = HARMS[harm]
     stack = start()
     ada, workers = sign_in(stack), workers_of(stack)
     with contained(stack, 429, "too_many_attempts", FALLS_BACK, secrets=ada.secrets, each=False) as answers:
@@ -52,6 +57,7 @@ def test_whatever_happens_to_it_the_limit_holds_and_comes_back(start: Start, own
         assert of_replica(replica, "/healthz").status == 200
         assert of_replica(replica, "/readyz").json["fields"] == {"limiter": "is down"}
     assert figure(stack, "mfa_limiter_fallback") >= 1
+    assert [said for said in warnings_in(stack, FALLS_BACK) if reason not in said] == []
 
     mend(own_redis)
     ensure_recovered(stack, workers)
