@@ -283,9 +283,9 @@ class Settings:
         problems: list[str] = []
         for spec in fields(cls):
             name = env_name(spec)
-            if source.get(name) not in (None, ""):
+            if (given := _without_end_of_line(source.get(name))) not in (None, ""):
                 try:
-                    values[spec.name] = _parsed(source[name], get_type_hints(cls)[spec.name])
+                    values[spec.name] = _parsed(given, get_type_hints(cls)[spec.name])
                 except ValueError as error:
                     problems.append(f"{name} {error}")
         settings = cls(**values)
@@ -366,6 +366,11 @@ class Settings:
 def env_name(spec: "Field[Any]") -> str:
     """The name under which a setting is read from the environment."""
     return str(spec.metadata["env"]) or f"MFA_{spec.name.upper()}"
+
+
+def _without_end_of_line(value: Any) -> Any:
+    """What was read from a file, as Kubernetes does for a secret, ends as the editor has left it."""
+    return value.rstrip("\r\n") if isinstance(value, str) else value
 
 
 def _parsed(value: Any, kind: Any) -> Any:

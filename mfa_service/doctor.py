@@ -90,11 +90,17 @@ def _files(settings: Settings) -> Iterator[Finding]:
     secret += sorted(settings.signing_folder.glob("*.pem")) if not settings.jwt_secret else []
     secret += sorted(settings.seal_folder.glob("*.pem"))
     secret += [path for path in _own_database(settings) if path.exists()]
-    open_to_all = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    for path in open_to_all:
+    found = [finding for path in secret for finding in _openness(path)]
+    yield from found or [Finding("ok", "keys", "keys and database files are their owner's alone")]
+
+
+def _openness(path: Path) -> Iterator[Finding]:
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077 == 0o040 and status.st_gid == os.getegid():  # as Kubernetes hands over a secret
+        yield Finding("warning", "keys", f"{path} can be read by this service's group: let nobody else be in it")
+    elif mode & 0o077:
         yield Finding("error", "keys", f"{path} can be read by others: chmod go= {path}")
-    if not open_to_all:
-        yield Finding("ok", "keys", "keys and database files are their owner's alone")
 
 
 def _ages(settings: Settings) -> Iterator[Finding]:
@@ -199,7 +205,9 @@ def _timeouts(engine: Engine) -> Iterator[Finding]:
 def _database(settings: Settings, engine: Engine) -> Iterator[Finding]:
     try:
         current, newest = schema.find_current(engine), schema.newest()
-        if current != newest:
+        if schema.is_ahead(engine):
+            yield Finding("warning", "database", f"is at revision {current}, of a newer version than this one")
+        elif current != newest:
             yield Finding("error", "database", f"is at revision {current}, not {newest}: run `flask mfa upgrade`")
             return
         health = Services(settings, engine, time.time).health

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 #: The least and the most; what those of our own prefix may be, the settings say.
 _BOUNDS = {"PORT": (1, 65535), "WEB_CONCURRENCY": (1, 1000), "GUNICORN_MAX_REQUESTS": (0, 10**9)}
+#: The most that hash in one process; the setting allows no more either.
+_MOST_HASHING = 64
 #: Threads of a process beside those that hash or wait for it: there must be some for everything else.
 _OTHERS = 24
 
@@ -30,7 +32,7 @@ class Server:
         return cls(
             port=_number(environment, "PORT", 8000),
             workers=workers,
-            hashing_threads=_number(environment, "MFA_HASHING_THREADS", max(1, cores // workers)),
+            hashing_threads=_number(environment, "MFA_HASHING_THREADS", min(max(1, cores // workers), _MOST_HASHING)),
             hashing_queue=_number(environment, "MFA_HASHING_QUEUE", 6),
             max_requests=_number(environment, "GUNICORN_MAX_REQUESTS", 0),
         )

@@ -1,9 +1,11 @@
 """`flask mfa …` as an operator types it: in a process of its own, with nothing but the environment."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -199,6 +201,36 @@ def test_a_doctor_notices_keys_that_others_can_read(flask: Run, instance_folder:
     flask("upgrade")
     (instance_folder / "keyring.json").chmod(0o644)
     assert "can be read by others" in flask("doctor", code=1).stdout
+    (instance_folder / "keyring.json").chmod(0o440)
+    report = flask("doctor").stdout
+    assert re.search("^warning +keys: .*keyring.json can be read by this service's group", report, re.M), report
+
+
+def test_a_doctor_can_be_strict_for_a_scheduler(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    assert "warning standards" in flask("doctor", "--strict").stdout, "a choice is none of a scheduler's business"
+    (instance_folder / "keyring.json").chmod(0o440)
+    assert "warning keys" in flask("doctor", "--strict", code=1).stdout
+
+
+def test_an_older_version_gets_on_with_a_newer_schema(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    with contextlib.closing(sqlite3.connect(instance_folder / "mfa.db")) as database, database:
+        database.execute("UPDATE mfa_alembic_version SET version_num = '9999'")
+    assert "is at revision 9999, of a newer version: left as it is" in flask("upgrade").stdout
+    report = flask("doctor").stdout
+    assert re.search("^warning +database: is at revision 9999, of a newer version than this one$", report, re.M), report
+    assert re.search("^ok +database: ", report, re.M), "and it is looked at all the same"
+
+
+def test_keys_that_can_not_be_written_are_a_line_and_no_traceback(flask: Run, instance_folder: Path) -> None:
+    flask("init")
+    flask("upgrade")
+    draft = instance_folder / ".keyring.json.new"
+    draft.mkdir()  # root, too, writes no file there
+    assert f"error: {draft}: Is a directory" in flask("rotate-keys", code=1).stderr
 
 
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
@@ -213,13 +245,13 @@ def instance_folder(tmp_path: Path) -> Path:
 def flask(instance_folder: Path, tmp_path: Path) -> Run:
     """Run `flask mfa <command>` with these settings and expect this exit code."""
 
-    def run(command: str, *, code: int = 0, **settings: str) -> "subprocess.CompletedProcess[str]":
+    def run(*words: str, code: int = 0, **settings: str) -> "subprocess.CompletedProcess[str]":
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(tmp_path),
             "MFA_INSTANCE": str(instance_folder),
         } | settings
-        line = [sys.executable, "-m", "flask", "mfa", command]
+        line = [sys.executable, "-m", "flask", "mfa", *words]
         answer = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert answer.returncode == code, answer.stdout + answer.stderr
         assert "Traceback" not in answer.stderr

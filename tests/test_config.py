@@ -150,7 +150,7 @@ def test_an_empty_setting_is_none(name: str, empty: object) -> None:
         "MFA_REGISTRATION_OPEN": ["maybe", "2", "-", "truefalse", "None"],
         "MFA_AUTH_RATE_LIMIT": ["5", "0 per minute", "often", "5 per", "-5 per minute", "5 per minute; 9 per day"],
         "MFA_SESSION_RATE_LIMIT": ["60", "0 per minute", "often"],
-        "MFA_REGISTRATION_RATE_LIMIT": ["", "1 per fortnight", "٣ per hour", "5 per minute\n", "5 per 0 minutes"],
+        "MFA_REGISTRATION_RATE_LIMIT": ["", "1 per fortnight", "٣ per hour", "5 per\nminute", "5 per 0 minutes"],
         "MFA_TOTP_ISSUER": ["My: Company", ":", "   "],
         "MFA_PUBLIC_URL": [
             "auth.example",
@@ -307,6 +307,12 @@ def test_the_reason_never_quotes_the_secret(redis: str) -> None:
             needs_keys=False,
         )
     assert "hunter2" not in str(refusal.value)
+
+
+def test_the_end_of_the_line_that_a_file_leaves_is_no_part_of_a_value() -> None:
+    source = {"MFA_DATABASE_URL": "postgresql://mfa@db/mfa\n", "MFA_TOTP_ISSUER": "Us\r\n", "MFA_REDIS_URL": "\n"}
+    loaded = Settings.load(source, needs_keys=False)
+    assert (loaded.database_url, loaded.totp_issuer, loaded.redis_url) == ("postgresql://mfa@db/mfa", "Us", None)
 
 
 # ── keys and start ───────────────────────────────────────────────────────────────────────────────

@@ -63,6 +63,16 @@ def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
         assert session.query(User).count() == 1
 
 
+def test_what_a_newer_version_has_migrated_is_left_to_it(engine: Engine) -> None:
+    schema.upgrade(engine)
+    assert not schema.is_ahead(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    schema.upgrade(engine)
+    assert schema.is_ahead(engine)
+    assert schema.find_current(engine) == "9999"
+
+
 def test_of_replicas_that_start_together_one_migrates_and_all_go_on(engine: Engine, tmp_path: Path) -> None:
     url = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-m", "flask", "mfa", "upgrade"]

@@ -39,8 +39,10 @@ class Explained(click.Group):
         """Run the command."""
         try:
             return super().invoke(context)
-        except (ConfigurationError, MFAError, SQLAlchemyError) as error:
-            for problem in _problems(error):
+        except (ConfigurationError, MFAError, SQLAlchemyError, OSError) as error:
+            if not (problems := _problems(error)):
+                raise  # a broken pipe, say: click knows what to do
+            for problem in problems:
                 click.echo(f"error: {problem}", err=True)
             sys.exit(1)
 
@@ -60,6 +62,8 @@ def _problems(error: Exception) -> list[str]:
         return ["the database is locked, full, read-only or not migrated: see above, and `flask mfa doctor`"]
     if isinstance(error, MFAError):
         return [f"{error.message}: {error.reasons}" if error.reasons else error.message]
+    if isinstance(error, OSError):
+        return [f"{error.filename}: {error.strerror}"] if error.filename else []
     return [_problem_of_database(error)] if isinstance(error, SQLAlchemyError) else []
 
 

@@ -66,7 +66,7 @@ def new_signing_key() -> None:
 
 def _keyring_file(settings: Settings) -> Path:
     if settings.keys:
-        raise ConfigurationError(["MFA_KEYS holds the keyring: change it there, see the README on rotating keys"])
+        raise ConfigurationError(["MFA_KEYS holds the keyring: change it there, see docs/keys.md"])
     return settings.keyring_file
 
 

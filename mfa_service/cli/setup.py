@@ -39,7 +39,8 @@ def upgrade() -> None:
     mount = find_host()
     engine = mount.services.engine if mount else _own_engine()
     schema.upgrade(engine)
-    click.echo(f"{engine.url.render_as_string()} is at revision {schema.find_current(engine)}")
+    by_whom = ", of a newer version: left as it is" if schema.is_ahead(engine) else ""
+    click.echo(f"{engine.url.render_as_string()} is at revision {schema.find_current(engine)}{by_whom}")
     engine.dispose()
 
 
@@ -100,14 +101,16 @@ def prune() -> None:
 
 
 @mfa.command(name="doctor")
-def doctor_command() -> None:
+@click.option("--strict", is_flag=True, help="Exit with 1 for a warning, too; those about standards are choices.")
+def doctor_command(strict: bool) -> None:
     """Check configuration, keys, database and limiter; exit with 1 if something would go wrong."""
     mount = find_host()
     findings = doctor.examine_mounted(mount) if mount else doctor.examine(from_environment(os.environ))
     for finding in findings:
         click.secho(f"{finding.level:7}", fg=doctor.COLOURS[finding.level], nl=False)
         click.echo(f" {finding.subject}: {finding.text}")
-    if any(finding.level == "error" for finding in findings):
+    wrong = {finding.level for finding in findings if finding.level == "error" or finding.subject != "standards"}
+    if "error" in wrong or (strict and "warning" in wrong):
         sys.exit(1)
 
 

@@ -28,13 +28,21 @@ _PATIENCE, _TRIES = 3, 5
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to `revision`. Raises OperationalError, with nothing changed, where a table is never let go."""
-    _migrate(engine, command.upgrade, revision)
+    """Bring the tables to `revision`; what a newer version has migrated stays as it is, for this one gets on with it.
+
+    Raises OperationalError, with nothing changed, where a table is never let go.
+    """
+    _migrate(engine, _up, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the tables back to `revision`, or to `base`: no tables at all. Raises as `upgrade` does."""
     _migrate(engine, command.downgrade, revision)
+
+
+def _up(config: Config, revision: str) -> None:
+    if not _is_ahead(config.attributes["connection"]):
+        command.upgrade(config, revision)
 
 
 def _migrate(engine: Engine, steps: Callable[[Config, str], None], revision: str) -> None:
@@ -82,7 +90,22 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
 def find_current(engine: Engine) -> str | None:
     """The revision that the database is at, or None for one that was never migrated."""
     with engine.connect() as connection:
-        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+        return _current(connection)
+
+
+def is_ahead(engine: Engine) -> bool:
+    """Whether a newer version has migrated the database, to a revision that this one does not know."""
+    with engine.connect() as connection:
+        return _is_ahead(connection)
+
+
+def _is_ahead(connection: Connection) -> bool:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return _current(connection) not in known | {None}
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def newest() -> str | None:
