@@ -17,6 +17,7 @@ import yaml
 from flask import Flask
 
 from mfa_service.config import Settings, env_name, unknown_names
+from mfa_service.services.database import options_for
 from mfa_service.web.contract import MAX_BYTES
 from tests.conftest import ROOT, program
 from tests.stack import nginx_command, site
@@ -54,7 +55,11 @@ def test_every_route_that_is_named_exists(app: Flask) -> None:
     routes = {str(rule) for rule in app.url_map.iter_rules()}
     container = by_kind("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
-    assert probes == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+    assert probes["startup"] == "/readyz", "a version that can't reach its database replaces none that can"
+    assert probes["readiness"] == "/healthz", (
+        "or without Redis, which the service gets on without, no pod would be left"
+    )
+    assert probes["liveness"] == "/healthz", "to restart the service would bring no database back"
     named = set(probes.values()) | set(re.findall(r"http://127\.0\.0\.1:8000(/\w+)", text("Dockerfile")))
     named |= set(re.findall(r"location (?:= |\^~ )(/(?!_mfa/)\S+)", text("nginx/service.conf")))
     assert named <= routes
@@ -64,6 +69,28 @@ def test_probes_use_a_name_that_is_answered() -> None:
     container = by_kind("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     for name in ("startup", "liveness", "readiness"):
         assert container[f"{name}Probe"]["httpGet"]["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
+
+
+def test_whoever_asks_a_pod_by_itself_uses_a_name_that_is_answered() -> None:
+    container = by_kind("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    named = {entry["name"]: entry for entry in container["env"]}
+    assert named["POD_IP"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    service = by_kind("deployment.yaml")["Service"]["metadata"]
+    assert named["MFA_ALLOWED_HOSTS"]["value"] == f"$(POD_IP),{service['name']}.{service['namespace']}.svc"
+    assert list(named).index("POD_IP") < list(named).index("MFA_ALLOWED_HOSTS"), "what is put in stands before"
+    services = compose_file()["services"]
+    addresses = [services[name]["networks"]["front"]["ipv4_address"] for name in ("replica-a", "replica-b")]
+    assert services["replica-a"]["environment"]["MFA_ALLOWED_HOSTS"].split(",") == addresses
+
+
+def test_postgresql_takes_all_connections_that_the_replicas_may_open() -> None:
+    services = compose_file()["services"]
+    [allowed] = re.findall(r"max_connections=(\d+)", " ".join(services["database"]["command"]))
+    replicas = [name for name in services if name.startswith("replica-")]
+    processes = len(replicas) * int(services["replica-a"]["environment"]["WEB_CONCURRENCY"])
+    options = options_for("postgresql+psycopg://")
+    each = options["pool_size"] + options["max_overflow"]
+    assert int(allowed) > processes * each + 30, "and those of an upgrade and of commands"
 
 
 def test_whoever_stops_a_replica_waits_for_longer_than_it_takes() -> None:
@@ -108,22 +135,24 @@ def test_nginx_lets_nobody_from_outside_say_what_is_traced() -> None:
 
 
 def test_systemd_takes_its_units_and_finds_little_to_say_against_them(tmp_path: Path) -> None:
-    unit = text("systemd/mfa.service")
-    # It looks whether programs and users are there.
-    unit = re.sub(r"/opt/mfa_service/\.venv/bin/\w+", "/usr/bin/env", unit)
-    (tmp_path / "mfa.service").write_text(re.sub(r"^(User|Group)=mfa$", r"\1=daemon", unit, flags=re.M))
-    shutil.copy(DEPLOY / "systemd/mfa.socket", tmp_path)
-    units = [str(tmp_path / name) for name in ("mfa.service", "mfa.socket")]
+    units = []
+    for path in sorted((DEPLOY / "systemd").glob("mfa*.[!e]*")):
+        # It looks whether programs and users are there.
+        unit = re.sub(r"/opt/mfa_service/\.venv/bin/\w+", "/usr/bin/env", path.read_text())
+        units.append(tmp_path / path.name)
+        units[-1].write_text(re.sub(r"^(User|Group)=mfa$", r"\1=daemon", unit, flags=re.M))
+    assert {unit.name for unit in units} == {"mfa.service", "mfa.socket", "mfa-daily.service", "mfa-daily.timer"}
     binary = program("systemd-analyze")
-    said = run([binary, "verify", "--man=no", *units])
+    said = run([binary, "verify", "--man=no", *map(str, units)])
     assert (said.returncode, said.stderr) == (0, "")
-    exposure = [binary, "security", "--offline=true", "--threshold=15", "--no-pager", units[0]]
-    said = run(exposure)
-    assert said.returncode == 0, said.stdout
+    for unit in (unit for unit in units if unit.suffix == ".service"):
+        said = run([binary, "security", "--offline=true", "--threshold=15", "--no-pager", str(unit)])
+        assert said.returncode == 0, said.stdout
 
 
 def test_systemd_hides_the_history_from_the_service() -> None:
-    assert "InaccessiblePaths=-/opt/mfa_service/.git" in text("systemd/mfa.service").splitlines()
+    for unit in ("mfa.service", "mfa-daily.service"):
+        assert "InaccessiblePaths=-/opt/mfa_service/.git" in text(f"systemd/{unit}").splitlines()
 
 
 def test_systemd_runs_what_is_in_the_checkout() -> None:
@@ -252,9 +281,9 @@ def test_each_container_can_do_little_and_is_seen_to_work() -> None:
 # ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("file", "kind"), [("deployment.yaml", "Deployment"), ("migrate.yaml", "Job")])
-def test_a_pod_can_do_little(file: str, kind: str) -> None:
-    pod = by_kind(file)[kind]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("file", ["deployment.yaml", "migrate.yaml", "daily.yaml"])
+def test_a_pod_can_do_little(file: str) -> None:
+    [pod] = pods_in(file)
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -269,6 +298,15 @@ def test_a_pod_can_do_little(file: str, kind: str) -> None:
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         assert container["resources"]["limits"]["memory"]
         assert not container["image"].endswith(":latest")
+
+
+def test_what_runs_once_a_day_has_what_the_service_has() -> None:
+    [daily], [service] = pods_in("daily.yaml"), pods_in("deployment.yaml")
+    [prune], [serving] = daily["containers"], service["containers"]
+    assert prune["command"] == ["flask", "mfa", "prune"]
+    assert (prune["image"], prune["envFrom"]) == (serving["image"], serving["envFrom"])
+    assert prune["volumeMounts"] == [mount for mount in serving["volumeMounts"] if mount["name"] != "tmp"]
+    assert daily["volumes"] == [volume for volume in service["volumes"] if volume["name"] != "tmp"]
 
 
 def test_an_upgrade_and_a_drained_machine_leave_a_replica() -> None:
@@ -350,6 +388,13 @@ def documents(file: str) -> list[dict[str, Any]]:
 
 def by_kind(file: str) -> dict[str, dict[str, Any]]:
     return {document["kind"]: document for document in documents(file)}
+
+
+def pods_in(file: str) -> list[dict[str, Any]]:
+    """What each workload of a file makes pods of."""
+    specs = [document["spec"] for document in documents(file)]
+    specs = [spec.get("jobTemplate", {"spec": spec})["spec"] for spec in specs]
+    return [spec["template"]["spec"] for spec in specs if "template" in spec]
 
 
 def example() -> dict[str, str]:
