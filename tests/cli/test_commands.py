@@ -100,6 +100,13 @@ def test_list_shows_accounts_as_a_table_and_as_json(flask: Run, ada: Person) -> 
     assert {row["username"]: row["roles"] for row in listed} == {"root": ["admin"], "ada": []}
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[conceal]ada"])
+def test_a_name_is_shown_as_it_stands(flask: Run, services: Services, name: str) -> None:
+    register(services, name)
+    for words in (["list"], ["show", name], ["compliance"]):
+        assert f" {name} " in flask(*words).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
