@@ -238,6 +238,19 @@ def test_no_token_dies_before_its_time_over_a_change_of_keys(
         identity_of(services, last)
 
 
+def test_a_token_that_was_verified_stays_remembered_whatever_is_looked_at_and_added(
+    services: Services, folder: "Folder", ada: Person, clock: Clock
+) -> None:
+    signed_in = sign_in(services, ada)
+    identity = identity_of(services, signed_in)
+    clock.advance(INTERVAL)
+    assert identity_of(services, signed_in) is identity
+    folder.add_key()
+    clock.advance(INTERVAL)
+    assert identity_of(services, signed_in) is identity
+    assert len(kids(services)) == 2
+
+
 def test_a_forged_token_under_the_old_key_is_refused_once_it_has_left(
     services: Services, folder: "Folder", ada: Person, clock: Clock
 ) -> None:
