@@ -95,7 +95,8 @@ def fetch_json(url: str) -> bytes:
 
 def _parsed(content: bytes) -> Mapping[str, Any]:
     """The signing keys in a set; what is of another kind, or for another use, is left out."""
-    keys = json.loads(content)["keys"] if isinstance(json.loads(content), dict) else None
+    document = json.loads(content)
+    keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list):
         raise ValueError("not a JWK Set")
     found = {key["kid"]: _public_key(key) for key in keys if _is_ours(key)}

@@ -305,6 +305,7 @@ def test_their_autogenerate_can_leave_our_tables_out(shop: Shop) -> None:
 
 def test_their_commands_migrate_and_administrate_our_tables_in_their_database(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
+        "import time\n"
         "from flask import Flask\n"
         "from flask_sqlalchemy import SQLAlchemy\n"
         "from mfa_service import MFA\n"
@@ -315,6 +316,10 @@ def test_their_commands_migrate_and_administrate_our_tables_in_their_database(tm
         "@app.cli.command('meet')\n"
         "def meet():\n"
         "    mfa.login.continue_for(42, username='ada')\n"
+        "def mail(notices, notice):\n"
+        "    time.sleep(0.5)\n"
+        "    print('mail to', notice.username, 'of', notice.event, flush=True)\n"
+        "app.extensions['mfa_service'].services.notices.signal.connect(mail)\n"
     )
     flask = _flask(tmp_path, tmp_path / "keys")
     flask("mfa", "init")
@@ -326,6 +331,7 @@ def test_their_commands_migrate_and_administrate_our_tables_in_their_database(tm
     flask("mfa", "set-role", "42", "admin")
     assert "admin" in flask("mfa", "show", "42")
     assert "the app's own" in flask("mfa", "create-admin", "bob", code=2)
+    assert "mail to ada of factor.removed" in flask("mfa", "reset-mfa", "42", "--reason", "lost", "--yes")
 
 
 # ── what is the host's stays the host's ──────────────────────────────────────────────────────────

@@ -10,7 +10,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,20 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_hash_leaves_no_lock(start: S
 
 
 @ON_SQLITE
+def test_a_worker_that_is_stopped_tells_what_still_waits(start: Start) -> None:
+    with slow_hook() as (hook, heard):
+        address, master = start(TEST_HOOK=hook)
+        who = {"username": "ada", "password": PASSWORD}
+        secret = post(address, "/auth/register", who | {"email": "ada@example.com"}).json["manualEntryKey"]
+        pending = post(address, "/auth/login", who).json["tempToken"]
+        code = totp(secret, int(time.time()) // 30)
+        assert post(address, "/auth/verify-mfa", {"tempToken": pending, "totpCode": code}).status == 200
+        master.terminate()
+        master.wait(30)
+    assert heard == ["factor.confirmed", "recovery_codes.issued", "login.completed"]
+
+
+@ON_SQLITE
 def test_who_wakes_first_leaves_connections_to_the_others(start: Start, redis: str) -> None:
     address, master = start(WEB_CONCURRENCY="2", MFA_REDIS_URL=redis)
     await_both(address, master)
@@ -117,6 +132,27 @@ def start(config: dict[str, Any]) -> Iterator[Start]:
             return address, stack.enter_context(running(command, ready=ready, env=environment, cwd=ROOT))
 
         yield run
+
+
+@contextmanager
+def slow_hook() -> Iterator[tuple[str, list[str]]]:
+    """Where notices are posted to, and takes half a second for each; its address, and the events it heard of."""
+    heard: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            time.sleep(0.5)
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["event"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", heard
+        server.shutdown()
 
 
 def workers_of(master: "subprocess.Popen[bytes]") -> list[int]:

@@ -274,7 +274,9 @@ def test_an_unknown_key_makes_one_more_fetch_and_no_hammer(published: "Published
     assert published.fetches == 2
 
 
-@pytest.mark.parametrize("failure", [OSError("down"), ValueError("nonsense"), b"<html>", b"[]", b'{"keys": 1}', b""])
+@pytest.mark.parametrize(
+    "failure", [OSError("down"), ValueError("nonsense"), b"<html>", b"[]", b"{}", b'{"keys": 1}', b""]
+)
 def test_when_a_fetch_fails_the_old_keys_stay(published: "Published", failure: Exception | bytes) -> None:
     keys, clock = remote(published)
     assert keys.find(kid_of(KEY))
@@ -396,6 +398,18 @@ def test_a_remembered_token_ends_with_its_time_and_with_its_key() -> None:
     keys.keys = SigningKeys([OTHER])
     with pytest.raises(InvalidToken):
         verifier.access(token, now=now)
+
+
+def test_a_remembered_token_is_so_still_when_the_same_keys_were_fetched_again() -> None:
+    from mfa_service.crypto.tokens import Verifier
+
+    published, now = Published(), time.time()
+    keys, clock = remote(published)
+    verifier, token = Verifier(keys, issuer=ISSUER, audience="shop"), minted()
+    identity = verifier.access(token, now=now)
+    clock.now += FRESH_SECONDS
+    assert verifier.access(token, now=now) is identity
+    assert published.fetches == 2
 
 
 def test_another_spelling_of_a_remembered_token_is_another_token(app: Flask, client: FlaskClient, token: str) -> None:

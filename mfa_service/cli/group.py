@@ -193,8 +193,9 @@ def track(steps: Iterable[int], what: str, total: int | None = None) -> int:
 
 
 def _console() -> Console:
-    # Piped into a file there is no width to keep to.
-    return Console(width=None if sys.stdout.isatty() else 240)
+    # Piped into a file there is no width to keep to. What strangers wrote is shown, never read as markup.
+    width = None if sys.stdout.isatty() else 240
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def _cell(value: Any) -> str:

@@ -29,8 +29,7 @@ def rotate_keys() -> None:
             text = with_new_key(path.read_text(), active_from=time.time() + activation_delay(settings))
             _replace(path, text)
     key_id = Keyring.load(path).ids[0]
-    # One interval more than it takes to be active: by then no replica seals with the key before.
-    _wait_until_active(path, activation_delay(settings) + settings.key_reread_seconds, key_id)
+    _wait_until_alone(path, key_id, settings)
     with open_services() as services:
         stale = services.rotation.count_stale(key_id)
         track(services.rotation.reseal(key_id, operator().client), "values sealed anew", stale)
@@ -70,9 +69,11 @@ def _keyring_file(settings: Settings) -> Path:
     return settings.keyring_file
 
 
-def _wait_until_active(path: Path, delay: int, key_id: str) -> None:
-    while (left := Keyring.load(path, delay=delay).active_from(key_id) - time.time()) > 0:
-        click.echo(f"{key_id} seals in {left:.0f} s, when every replica has read it", err=True)
+def _wait_until_alone(path: Path, key_id: str, settings: Settings) -> None:
+    """Wait until no replica seals with the key before: one goes on with it until it looks at the clock again."""
+    delay, interval = activation_delay(settings), settings.key_reread_seconds
+    while (left := Keyring.load(path, delay=delay).active_from(key_id) + interval - time.time()) > 0:
+        click.echo(f"{key_id} seals everywhere in {left:.0f} s, when every replica has read it", err=True)
         time.sleep(min(left, 10))
 
 

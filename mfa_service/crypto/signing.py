@@ -6,6 +6,7 @@ else is accepted, and nothing is published: whoever can verify with it can mint,
 """
 
 import base64
+import copy
 import hashlib
 import json
 import math
@@ -52,17 +53,27 @@ class SigningKeys:
     algorithm = "ES256"
 
     def __init__(self, keys: Sequence[ec.EllipticCurvePrivateKey], signs: int = -1) -> None:
-        self._public = {thumbprint(key.public_key()): key.public_key() for key in keys}
-        self.signer = thumbprint(keys[signs].public_key()), keys[signs]
+        self._keys = [(thumbprint(public), public, key) for key in keys for public in [key.public_key()]]
+        kid, _, key = self._keys[signs]
+        self.signer = kid, key
+        self.public = {kid: public for kid, public, _ in self._keys}
+
+    def since(self, first: int, *, signs: int) -> Self:
+        """The same, derived once: those from place `first` on verify, the one at place `signs` signs."""
+        kid, _, key = self._keys[signs]
+        some = copy.copy(self)
+        some.signer = kid, key
+        some.public = {kid: public for kid, public, _ in self._keys[first:]}
+        return some
 
     def find(self, kid: object) -> ec.EllipticCurvePublicKey | None:
         """The public key of `kid`, or None."""
-        return self._public.get(kid) if isinstance(kid, str) else None
+        return self.public.get(kid) if isinstance(kid, str) else None
 
     def public_jwks(self) -> dict[str, Any]:
         """The JWK Set (RFC 7517) to publish: public members only."""
         return {
-            "keys": [public_jwk(key) | {"kid": kid, "use": "sig", "alg": "ES256"} for kid, key in self._public.items()]
+            "keys": [public_jwk(key) | {"kid": kid, "use": "sig", "alg": "ES256"} for kid, key in self.public.items()]
         }
 
 
@@ -73,6 +84,7 @@ class DatedKeys:
         """A key verifies for `overlap` seconds after the next one began to sign."""
         self.dated = keys
         self._overlap = overlap
+        self._keys = SigningKeys([key for key, _ in keys])
 
     @classmethod
     def load(cls, folder: Path, *, delay: float = 0, overlap: float = math.inf) -> Self:
@@ -81,10 +93,11 @@ class DatedKeys:
         A name that holds no time (`file_name`) counts by when the file was written. Raises ConfigurationError.
         """
         paths = sorted(folder.glob("*.pem"), key=lambda path: (made_at(path), path.name))
-        problems = [f"{path} is not an unencrypted P-256 private key" for path in paths if not _find_key(path)]
+        found = [(path, _find_key(path)) for path in paths]
+        problems = [f"{path} is not an unencrypted P-256 private key" for path, key in found if not key]
         if problems or not paths:
             raise ConfigurationError(problems or [f"there is no signing key in {folder}"])
-        return cls([(key, made_at(path) + delay) for path in paths if (key := _find_key(path))], overlap=overlap)
+        return cls([(key, made_at(path) + delay) for path, key in found if key], overlap=overlap)
 
     def following(self, earlier: Self) -> Self:
         """The same keys; one that was there before signs from when it did, however often its file is written."""
@@ -98,7 +111,7 @@ class DatedKeys:
         signs = started[-1] if started else 0
         ends = [since + self._overlap for _, since in self.dated[1:]]
         first = next(place for place in range(signs + 1) if place == signs or ends[place] > now)
-        return SigningKeys([key for key, _ in self.dated[first:]], signs - first)
+        return self._keys.since(first, signs=signs)
 
 
 class SharedSecret:

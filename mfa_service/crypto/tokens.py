@@ -105,7 +105,8 @@ class _Remembered:
 
     def holds(self, keys: VerifyingKeys, now: float) -> bool:
         """Whether it would be verified again."""
-        return self.begins <= now < self.ends and self.key is not None and keys.find(self.kid) is self.key
+        # By what it is: the same key may have been read again.
+        return self.begins <= now < self.ends and self.key is not None and bool(keys.find(self.kid) == self.key)
 
 
 class Verifier:

@@ -179,7 +179,7 @@ class Services:
         #: Since when, in Unix seconds, nothing old enough can have waited for a seal, as far as this process knows;
         #: 0 where it does not seal.
         self.sealed_at = self.clock() if seconds and seal_keys.can_sign else 0.0
-        self.rotation = Rotation(session, unit, audit, self.vault)
+        self.rotation = Rotation(session, unit, audit, self.vault, self.sessions)
         self.people = People(session, unit, audit, self.roles, self.vault, now)
         self.emergency = Emergency(session, unit, audit, now, window=settings.totp_window)
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select, tuple_
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.orm import scoped_session
 
-from mfa_service.models import Challenge, Device, Lock, Session, TOTPSecret
+from mfa_service.models import Challenge, Device, Lock, Session, Ticket, TOTPSecret
 from mfa_service.services.database import rested, rows_changed
 from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 
@@ -37,6 +37,7 @@ class Housekeeping:
         idle = or_(Session.expires_at < before, Session.revoked_at < before, Session.refreshed_at < before - self._idle)
         return {
             "challenges": ((Challenge.id,), Challenge.expires_at < before),
+            "tickets": ((Ticket.user_id,), Ticket.expires_at < before),
             "sessions": ((Session.id,), idle),
             "devices": ((Device.id,), Device.expires_at < before),
             "unconfirmed authenticators": (

@@ -34,8 +34,13 @@ class Dated(Protocol[K_co]):
 class Watched(Generic[K_co]):
     """What a file, or a folder of files, holds as of now; looked at again every so many seconds."""
 
-    def __init__(self, path: Path, load: Callable[[], Dated[K_co]], clock: Callable[[], float], seconds: float) -> None:
-        """Raises ConfigurationError if it can't be read the first time."""
+    def __init__(
+        self, path: Path | None, load: Callable[[], Dated[K_co]], clock: Callable[[], float], seconds: float
+    ) -> None:
+        """Without a `path` it stays what it is, and the time alone changes what of it counts.
+
+        Raises ConfigurationError if it can't be read the first time.
+        """
         self._path = path
         self._load = load
         self._clock = clock
@@ -64,8 +69,8 @@ class Watched(Generic[K_co]):
         self._current = self._dated.as_of(self._checked_at)
 
 
-class KeyringFile:
-    """The keyring of a file, as `crypto/keyring.py:Keys` wants it."""
+class WatchedKeyring:
+    """The keyring of a file or a setting, as `crypto/keyring.py:Keys` wants it."""
 
     def __init__(self, watched: Watched[Keyring]) -> None:
         self._watched = watched
@@ -111,11 +116,11 @@ class SigningFolder:
 
 def watch_keyring(settings: Settings, clock: Callable[[], float]) -> Keys:
     """The keyring that the settings name. Raises ConfigurationError."""
-    if settings.keys:
-        return Keyring.parse(settings.keys)
+    seconds = settings.key_reread_seconds
+    if text := settings.keys:
+        return WatchedKeyring(Watched(None, lambda: Keyring.parse(text), clock, seconds))
     path, delay = settings.keyring_file, activation_delay(settings)
-    load = lambda: Keyring.load(path, delay=delay)  # noqa: E731 - it is called again and again
-    return KeyringFile(Watched(path, load, clock, settings.key_reread_seconds))
+    return WatchedKeyring(Watched(path, lambda: Keyring.load(path, delay=delay), clock, seconds))
 
 
 def watch_signing_keys(settings: Settings, clock: Callable[[], float]) -> TokenKeys:
@@ -134,7 +139,9 @@ def activation_delay(settings: Settings) -> int:
     return INTERVALS * settings.key_reread_seconds
 
 
-def _stamp(path: Path) -> tuple[object, ...]:
+def _stamp(path: Path | None) -> tuple[object, ...]:
     """What is different when the content is: of a folder, what is different of its files."""
+    if path is None:
+        return ()
     paths = sorted(path.glob("*.pem")) if path.is_dir() else [path] if path.exists() else []
     return tuple((each.name, each.stat().st_mtime_ns, each.stat().st_size, each.stat().st_ino) for each in paths)

@@ -1,12 +1,16 @@
 """Notices: what a user should hear of by another way than this session (NIST SP 800-63B section 4.6).
 
 A thread of its own tells the listeners, so that a mailer that is slow or fails delays no login. The queue is
-bounded: what does not fit is logged and dropped; the audit log has it all the same.
+bounded: what does not fit is logged and dropped; the audit log has it all the same. A process that ends, a worker or
+a command, tells what waits before.
 """
 
+import atexit
 import logging
 import queue
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,15 +76,22 @@ class Notices:
     def _ensure_thread(self) -> None:
         # Started on first use, that is after gunicorn has forked.
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._tell_all, name="notices", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)
 
     def close(self) -> None:
-        """Tell what waits, for a few seconds at most, and end the thread."""
-        if self._thread:
-            self._queue.put(None)
-            self._thread.join(_CLOSING_SECONDS)
+        """Tell what waits, for a few seconds at most, and end the thread; another notice begins a new one."""
+        atexit.unregister(self.close)
+        thread, until = self._thread, time.monotonic() + _CLOSING_SECONDS
+        if thread is None or not thread.is_alive():
+            return
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=_CLOSING_SECONDS)
+        thread.join(max(0, until - time.monotonic()))
+        if thread.is_alive():
+            logging.getLogger("mfa_service").error("a listener of notices is too slow: those that wait are lost")
 
     def _tell_all(self) -> None:
         while (record := self._queue.get()) is not None:

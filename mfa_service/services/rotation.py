@@ -13,10 +13,11 @@ from sqlalchemy.orm import InstrumentedAttribute, scoped_session
 from sqlalchemy.orm import Session as Transaction
 
 from mfa_service.crypto.vault import Vault, header_of
-from mfa_service.models import Canary, Session, TOTPSecret, User
+from mfa_service.models import Canary, TOTPSecret, User
 from mfa_service.services import health, totp
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.database import changes_one, rested
+from mfa_service.services.sessions import Sessions
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import password_context
 
@@ -44,11 +45,19 @@ PLACES: Mapping[str, _Place] = {
 class Rotation:
     """Seals what is stale again, and says which rows still need a key."""
 
-    def __init__(self, session: scoped_session[Transaction], unit: UnitOfWork, audit: Audit, vault: Vault) -> None:
+    def __init__(
+        self,
+        session: scoped_session[Transaction],
+        unit: UnitOfWork,
+        audit: Audit,
+        vault: Vault,
+        sessions: Sessions,
+    ) -> None:
         self._session = session
         self.unit = unit
         self._audit = audit
         self._vault = vault
+        self._sessions = sessions
 
     @reading
     def count_under(self, key_id: str) -> dict[str, int]:
@@ -57,8 +66,8 @@ class Rotation:
             name: self._count(place.column, _begins_with(place.column, header_of(key_id)))
             for name, place in PLACES.items()
         }
-        live = (Session.key_id == key_id) & Session.revoked_at.is_(None)
-        return {name: count for name, count in (counts | {"sessions": self._count(Session.id, live)}).items() if count}
+        counts["sessions"] = self._sessions.count_under(key_id)
+        return {name: count for name, count in counts.items() if count}
 
     @reading
     def count_stale(self, key_id: str) -> int:

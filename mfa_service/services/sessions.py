@@ -199,7 +199,9 @@ class Sessions:
 
         The caller holds the row of the user, who is neither gone nor disabled.
         """
-        session = self._session.get(Session, token.session_id, populate_existing=True)
+        # A session that is over is none, before its key is asked for: that may have been retired since.
+        live = select(Session).where(Session.id == token.session_id, self._is_live())
+        session = self._session.scalar(live, execution_options={"populate_existing": True})
         if session is None or not self._tokens.is_genuine(token, session.key_id):
             raise InvalidRefreshToken
         this = (Session.id == session.id, Session.generation == token.generation, self._is_live())
@@ -251,6 +253,11 @@ class Sessions:
     def count(self, user_id: str) -> int:
         """How many live sessions a user has."""
         live = select(func.count(Session.id)).where(Session.user_id == user_id, self._is_live())
+        return self._session.scalar(live) or 0
+
+    def count_under(self, key_id: str) -> int:
+        """How many live sessions have refresh tokens that are derived from this key."""
+        live = select(func.count(Session.id)).where(Session.key_id == key_id, self._is_live())
         return self._session.scalar(live) or 0
 
     @unit_of_work

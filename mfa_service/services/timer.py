@@ -8,7 +8,7 @@ from mfa_service.errors import Unavailable
 
 
 class Timer:
-    """Started by the first request, that is after gunicorn has forked; a round that fails is logged, not the last."""
+    """Started by the first request, that is after gunicorn has forked; one that fails is logged, and the next comes."""
 
     def __init__(self, name: str, work: Callable[[], None], seconds: float) -> None:
         """`seconds` lie between two rounds; 0 means never."""

@@ -33,7 +33,7 @@ class Users:
         return self._session.scalar(held, execution_options={"populate_existing": True})
 
     def find_active(self, user_id: str) -> User | None:
-        """The same, but not if disabled."""
+        """The user, held as by `find`; None if disabled."""
         user = self.find(user_id)
         return user if user and user.disabled_at is None else None
 

@@ -55,7 +55,7 @@ class Verification:
             findings = [*self._misplaced(seal, last)]
             if seal.kind == "seal":
                 findings += self._uncovered(seal, last_id)
-                findings += self._left_over(seal) if seal.last_id <= pruned else self._misfits(seal)
+                findings += self._amiss(seal, pruned)
                 events, last_id = events + seal.count, seal.last_id
             last, ours[seal.number] = seal, seal.digest
             yield Progress(events, tuple(findings))
@@ -73,6 +73,14 @@ class Verification:
                 yield from self._misfits(seal) if seal in ranges else ()
                 last_id = seal.last_id
             last = seal
+
+    def _amiss(self, seal: Seal, pruned: int) -> list[str]:
+        """What is wrong with a range; what was `pruned` when we began may be less than is by now."""
+        if seal.last_id <= pruned:
+            return self._left_over(seal)
+        found = self._misfits(seal)
+        has_gone_since = found and seal.last_id <= self._pruned_through()
+        return self._left_over(seal) if has_gone_since else found
 
     @reading
     def _pruned_through(self) -> int:
@@ -107,10 +115,12 @@ class Verification:
 
     @reading
     def _left_over(self, seal: Seal) -> list[str]:
+        # A range goes in one transaction: pruning that was cut short leaves it whole. One that goes between these two
+        # looks is whole, and then gone.
+        is_other = bool(self._misfits(seal))
         within = AuditEvent.id.between(seal.first_id, seal.last_id)
         count = self._session.scalar(select(func.count()).select_from(AuditEvent).where(within))
-        # A range goes in one transaction: pruning that was cut short leaves it whole.
-        why = "inserted" if count and self._misfits(seal) else "pruning was cut short, run it again"
+        why = "inserted" if is_other else "pruning runs, or was cut short: run it again"
         span = f"events {seal.first_id} to {seal.last_id} (seal {seal.number})"
         return [f"{span} were pruned, and {count} are there: {why}"] if count else []
 

@@ -215,6 +215,12 @@ def test_a_search_is_a_table_newest_first(flask: Run, log: Database) -> None:
     assert "nothing" in flask("search", "--event", "user.deleted").stdout
 
 
+@pytest.mark.parametrize("agent", ["[/x]", "[conceal]hidden[/]", "[link=https://evil.example]a", ":smiley:"])
+def test_what_a_client_calls_itself_is_shown_as_it_stands(flask: Run, log: Database, agent: str) -> None:
+    write(log, 1, agent=agent)
+    assert f" {agent} " in flask("search").stdout
+
+
 def test_a_search_may_be_json(flask: Run, log: Database) -> None:
     write(log, 3)
     found = json.loads(flask("search", "--json").stdout)
@@ -345,14 +351,15 @@ def write(
     event: str = "session.refreshed",
     user_id: str = "u",
     actor: str | None = None,
+    agent: str = "tests",
 ) -> None:
     """So many events, numbered; two minutes old if nothing else is said."""
     at = at or time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(time.time() - 120))
     log.execute(
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
         " INSERT INTO mfa_events (at, event, user_id, actor, address, user_agent, request_id, detail)"
-        " SELECT ?, ?, ?, ?, '192.0.2.1', 'tests', 'request-' || n, '{\"n\": ' || n || '}' FROM numbers",
-        (count, at, event, user_id, actor),
+        " SELECT ?, ?, ?, ?, '192.0.2.1', ?, 'request-' || n, '{\"n\": ' || n || '}' FROM numbers",
+        (count, at, event, user_id, actor, agent),
     )
 
 

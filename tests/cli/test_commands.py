@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,13 @@ def test_list_shows_accounts_as_a_table_and_as_json(flask: Run, ada: Person) -> 
     listed = json.loads(flask("list", "--json").stdout)
     assert {row["username"] for row in listed} == {"root", "ada"}
     assert {row["username"]: row["roles"] for row in listed} == {"root": ["admin"], "ada": []}
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[conceal]ada"])
+def test_a_name_is_shown_as_it_stands(flask: Run, services: Services, name: str) -> None:
+    register(services, name)
+    for words in (["list"], ["show", name], ["compliance"]):
+        assert f" {name} " in flask(*words).stdout
 
 
 @pytest.mark.parametrize(
@@ -343,6 +350,16 @@ def test_rotate_keys_and_then_retire_the_old_one(flask: Run, ada: Person, folder
     assert {"keys.rotated", "key.retired"} <= log.events_by_us
 
 
+def test_rotate_keys_waits_until_a_replica_that_looked_a_moment_too_early_has_looked_again(
+    flask: Run, ada: Person, folder: Path, log: "Log"
+) -> None:
+    interval = 2
+    flask("rotate-keys", MFA_KEY_REREAD_SECONDS=str(interval))
+    active_from = datetime.fromisoformat(json.loads((folder / "keyring.json").read_text())["keys"][0]["activeFrom"])
+    (rotated,) = (datetime.fromisoformat(it["at"]) for it in log.by_us if it["event"] == "keys.rotated")
+    assert rotated.replace(tzinfo=UTC) >= active_from + timedelta(seconds=interval)
+
+
 def test_a_key_that_is_needed_newest_or_unknown_is_not_retired(flask: Run, ada: Person, folder: Path) -> None:
     (only,) = key_ids(folder)
     assert f"{only} is the newest key" in only_line(flask("retire-key", only, "--yes", code=1))
@@ -387,9 +404,10 @@ class Log:
 
     def _all(self) -> list[dict[str, Any]]:
         connection = sqlite3.connect(self._path)
-        rows = connection.execute("SELECT event, actor, detail FROM mfa_events ORDER BY id").fetchall()
+        rows = connection.execute("SELECT event, at, actor, detail FROM mfa_events ORDER BY id").fetchall()
         connection.close()
-        return [{"event": event, "actor": actor, "detail": json.loads(detail)} for event, actor, detail in rows]
+        names = ("event", "at", "actor", "detail")
+        return [dict(zip(names, row, strict=True)) | {"detail": json.loads(row[-1])} for row in rows]
 
 
 @pytest.fixture(scope="module")

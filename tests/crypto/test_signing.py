@@ -39,6 +39,11 @@ def test_an_old_key_that_is_put_back_as_the_newest_file_signs_again(folder: Path
     assert len(keys.public_jwks()["keys"]) == 2
 
 
+def test_what_verifies_is_the_same_object_at_any_time(folder: Path) -> None:
+    kid, keys = thumbprint(written(folder, "one.pem").public_key()), DatedKeys.load(folder)
+    assert keys.as_of(0).find(kid) is keys.as_of(1).find(kid) is not None
+
+
 @pytest.mark.parametrize(
     "kid",
     [None, "", 1, 1.5, True, [], ["kid"], {}, b"kid", "../../dev/null", "' UNION SELECT 'x", "|sleep 10", "k" * 10**6],

@@ -10,6 +10,7 @@ from sqlalchemy import event
 
 from mfa_service.errors import InvalidCredentials, InvalidRecoveryCode
 from mfa_service.services import Services
+from mfa_service.services.administration import By
 from mfa_service.services.audit import ClientInfo
 from tests.conftest import Clock
 from tests.factories import Person
@@ -34,6 +35,7 @@ from tests.services import (
 DAY = 86_400
 NOTHING = {
     "challenges": 0,
+    "tickets": 0,
     "sessions": 0,
     "devices": 0,
     "unconfirmed authenticators": 0,
@@ -105,6 +107,15 @@ def test_devices_go_a_day_after_their_time(services: Services, ada: Person, rows
     assert services.housekeeping.prune()["devices"] == 1
     assert services.login.begin("ada", ada.password, CLIENT, device)
     assert len(rows("SELECT id FROM mfa_devices")) == 1
+
+
+def test_tickets_go_a_day_after_theirs(services: Services, ada: Person, rows: Rows, clock: Clock) -> None:
+    services.administration.reset_factors(By(CLIENT, reason="phone lost"), user_id_of(rows, "ada"))
+    clock.advance(2 * DAY)
+    assert services.housekeeping.prune()["tickets"] == 0
+    clock.advance(1)
+    assert services.housekeeping.prune()["tickets"] == 1
+    assert rows("SELECT * FROM mfa_tickets") == []
 
 
 def test_a_replacement_that_nobody_confirmed_is_wiped_and_the_authenticator_stays(
@@ -204,7 +215,7 @@ def ada(services: Services) -> Person:
 
 
 def everything(rows: Rows) -> list[list[dict[str, Any]]]:
-    tables = ("users", "secrets", "challenges", "recovery_codes", "locks", "devices", "sessions", "events")
+    tables = ("users", "secrets", "challenges", "recovery_codes", "locks", "devices", "sessions", "tickets", "events")
     return [rows(f"SELECT * FROM mfa_{table}") for table in tables]
 
 

@@ -146,6 +146,18 @@ def test_keys_in_the_environment_are_all_active_and_no_file_is_looked_at(
         assert caplog.records == []
 
 
+def test_a_key_in_the_environment_is_active_from_the_time_that_it_names(services: Services, clock: Clock) -> None:
+    """Every replica has it in its environment before the first one seals with it."""
+    before = new_keyring_text()
+    text = with_new_key(before, active_from=clock() + 100)
+    new, old = (key["id"] for key in json.loads(text)["keys"])
+    with another(services, keys=text) as made, another(services, keys=before) as not_yet:
+        assert key_of(made.vault.seal(b"", PLACE)) == made.refresh_tokens.active_key_id == old
+        assert not_yet.vault.open(made.vault.seal(b"value", PLACE), PLACE) == b"value"
+        assert seconds_until(clock, lambda: made.refresh_tokens.active_key_id == new) in range(100, 100 + INTERVAL)
+        assert key_of(made.vault.seal(b"", PLACE)) == new
+
+
 def test_a_file_that_is_written_anew_with_the_same_keys_changes_nothing(
     services: Services, ring: "Ring", clock: Clock
 ) -> None:
@@ -224,6 +236,19 @@ def test_no_token_dies_before_its_time_over_a_change_of_keys(
     clock.advance(1)
     with pytest.raises(InvalidToken):
         identity_of(services, last)
+
+
+def test_a_token_that_was_verified_stays_remembered_whatever_is_looked_at_and_added(
+    services: Services, folder: "Folder", ada: Person, clock: Clock
+) -> None:
+    signed_in = sign_in(services, ada)
+    identity = identity_of(services, signed_in)
+    clock.advance(INTERVAL)
+    assert identity_of(services, signed_in) is identity
+    folder.add_key()
+    clock.advance(INTERVAL)
+    assert identity_of(services, signed_in) is identity
+    assert len(kids(services)) == 2
 
 
 def test_a_forged_token_under_the_old_key_is_refused_once_it_has_left(

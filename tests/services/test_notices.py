@@ -259,6 +259,32 @@ def test_closing_a_service_tells_what_still_waits(services: Services, ada: Perso
     assert when_closed == 3
 
 
+@pytest.mark.faults("Q18")
+def test_closing_a_service_whose_queue_is_full_and_whose_listener_hangs_takes_a_few_seconds(
+    services: Services, ada: Person, clock: Clock, rows: Rows
+) -> None:
+    go_on = threading.Event()
+    services.notices.signal.connect(lambda _sender, notice: go_on.wait(60), weak=False)
+    at = datetime.fromtimestamp(clock(), UTC)
+    record = Recorded(Event.PASSWORD_CHANGED, at, user_id_of(rows, "ada"), CLIENT, {})
+    services.audit.publish([record] * 1100)
+    closing = threading.Thread(target=services.notices.close, daemon=True)
+    closing.start()
+    closing.join(8)
+    is_closed = not closing.is_alive()
+    go_on.set()
+    assert is_closed
+
+
+def test_a_service_that_was_closed_and_goes_on_tells_what_comes_then(
+    services: Services, ada: Person, rows: Rows, heard: list[Notice]
+) -> None:
+    """As after a command that a host runs within its own process."""
+    for count in (1, 2):
+        services.factors.renew_recovery_codes(acting(services, user_id_of(rows, "ada")), CLIENT)
+        assert told(services, heard) == ["recovery_codes.issued"] * count
+
+
 def test_where_nobody_listens_there_is_no_thread(services: Services, ada: Person) -> None:
     before = threading.active_count()
     sign_in(services, ada, steps=1)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from mfa_service.crypto.keyring import with_new_key
-from mfa_service.errors import SealBroken
+from mfa_service.errors import InvalidRefreshToken, SealBroken
 from mfa_service.services import Services, rotation
 from mfa_service.services.login import SignedIn
 from tests.conftest import Clock
@@ -23,6 +23,7 @@ from tests.services import (
     acting,
     another,
     at_once,
+    ensure_refused,
     events,
     identity_of,
     is_live,
@@ -270,6 +271,23 @@ def test_a_session_that_has_ended_needs_no_key(services: Services, ring: "Ring",
     reseal(services, new)
     services.login.sign_out(identity_of(services, signed_in), CLIENT, everywhere=False)
     assert services.rotation.count_under(old) == {}
+
+
+@pytest.mark.parametrize("end", ["idle", "absolute"])
+def test_a_session_that_is_over_by_itself_needs_no_key_whatever_was_pruned_yet(
+    services: Services, ring: "Ring", people: list[Person], rows: Rows, end: str
+) -> None:
+    signed_in, old = sign_in(services, people[0]), ring.ids[0]
+    reseal(services, ring.add_key()[1])
+    assert services.rotation.count_under(old) == {"sessions": 1}
+    if end == "idle":
+        clock_on(services, services.settings.session_idle_seconds)
+    else:
+        clock_on(services, services.settings.session_seconds)
+        rows("UPDATE mfa_sessions SET refreshed_at = expires_at")
+    assert services.rotation.count_under(old) == {}
+    with ring.without(old) as alone:
+        ensure_refused(InvalidRefreshToken, lambda: alone.login.refresh(signed_in.refresh_token, CLIENT))
 
 
 # ── counting ─────────────────────────────────────────────────────────────────────────────────────

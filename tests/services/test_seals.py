@@ -819,11 +819,34 @@ def test_a_pruning_that_was_cut_short_is_completed_by_the_next(
 ) -> None:
     next(pruning := services.seals.prune(timedelta(days=7), CLIENT))
     pruning.close()
-    assert findings(services) == [f"{span(2)} were pruned, and 10 are there: pruning was cut short, run it again"]
+    assert findings(services) == [
+        f"{span(2)} were pruned, and 10 are there: pruning runs, or was cut short: run it again"
+    ]
     assert prune(services) == [10]
     assert findings(services) == []
     assert len(rows("SELECT id FROM mfa_events WHERE event = 'audit.pruned'")) == 1
     assert len([seal for seal in stored(services) if seal.kind == "prune"]) == 1
+
+
+@pytest.mark.parametrize("looked_at", [0, 1, 2])
+def test_pruning_while_somebody_verifies_is_no_tampering(services: Services, aged: list[Seal], looked_at: int) -> None:
+    verifying = services.seals.verify()
+    found = [next(verifying) for _ in range(looked_at)]
+    assert prune(services) == [10, 10]
+    found += verifying
+    assert [progress.findings for progress in found] == [()] * len(found)
+
+
+def test_tampering_is_named_though_somebody_prunes_meanwhile(
+    services: Services, aged: list[Seal], tamper: Tamper
+) -> None:
+    tamper(delete(AuditEvent).where(AuditEvent.id == 25))
+    verifying = services.seals.verify()
+    next(verifying)
+    prune(services)
+    assert [finding for progress in verifying for finding in progress.findings] == [
+        f"{span(3)}: 10 were sealed, 9 are there"
+    ]
 
 
 def test_what_was_put_into_a_pruned_range_is_evidence_and_stays(
