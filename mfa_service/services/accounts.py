@@ -32,7 +32,7 @@ from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
 from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
-from mfa_service.services.links import ExternalId, Links
+from mfa_service.services.links import ExternalId, Links, email_key
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.roles import Roles
@@ -112,7 +112,7 @@ class Accounts:
     def _new_user(self, username: str, password: str, email: str) -> User:
         key, address = usernames.get_key(username), usernames.checked_email(email)
         self._ensure_acceptable(password, username, address)
-        return User(id=new_id(), username=username, username_key=key, email=address, email_key=address.casefold())
+        return User(id=new_id(), username=username, username_key=key, email=address, email_key=email_key(address))
 
     @unit_of_work
     def _record_refusal(self, refusal: MFAError, client: ClientInfo) -> None:

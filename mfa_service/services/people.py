@@ -22,7 +22,7 @@ from mfa_service.errors import InvalidRequest
 from mfa_service.models import TOTPSecret, User, UserRole
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.links import checked_address, checked_external_id, key_of
+from mfa_service.services.links import checked_address, checked_external_id, email_key, key_of
 from mfa_service.services.roles import Roles, ensure_names
 from mfa_service.services.totp import context_of
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -152,7 +152,7 @@ class People:
             username=person.username,
             username_key=person.key,
             email=person.email,
-            email_key=person.email.casefold(),
+            email_key=email_key(person.email),
             sealed_password=self._vault.seal(hashed.encode(), password_context(user_id)) if hashed else None,
             password_set_at=now if hashed else None,
             created_at=now,
