@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, scoped_session
 
-from mfa_service.crypto import foreign, totp
+from mfa_service.crypto import totp
 from mfa_service.crypto.opaque import new_id
-from mfa_service.crypto.passwords import SCHEME
+from mfa_service.crypto.passwords import is_known
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import InvalidRequest
 from mfa_service.models import TOTPSecret, User, UserRole
@@ -199,8 +199,8 @@ class People:
 
 
 def _checked_hash(stored: str) -> str:
-    if not stored.startswith(SCHEME) and not foreign.is_known(stored):
-        raise InvalidRequest(fields={"password_hash": "is of no kind that can be verified here"})
+    if not is_known(stored):
+        raise InvalidRequest(fields={"password_hash": "is of no kind that can be verified here, or damaged"})
     return stored
 
 
