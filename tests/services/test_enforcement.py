@@ -399,6 +399,19 @@ def test_after_that_the_account_is_as_if_it_had_never_had_one(optional: Services
     assert isinstance(begin(optional, ada), MFAPending)
 
 
+def test_a_forged_refresh_token_ends_no_session_that_policy_has_overtaken(optional: Services, ada: Person) -> None:
+    weak = let_in(optional, ada)
+    forged = weak.refresh_token[:-43] + "x" * 43
+    set_policy(optional, "required")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(forged, CLIENT))
+    set_policy(optional, "optional")
+    again = optional.login.refresh(weak.refresh_token, CLIENT)
+    set_policy(optional, "required")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(again.refresh_token, CLIENT))
+    set_policy(optional, "optional")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(again.refresh_token, CLIENT))
+
+
 @pytest.mark.parametrize("enforce", WAYS)
 @pytest.mark.parametrize("deadline", [Deadline(), Deadline(days=300)])
 def test_while_a_rule_is_about_its_user_a_factor_is_not_given_up(
