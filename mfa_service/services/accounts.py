@@ -169,13 +169,14 @@ class Accounts:
         with self.hashing.place() as place:
             verdict = self._compare(place, User.id == user_id, current, client)
             hashed = place.run(hash_password, new, self.settings.bcrypt_cost)
-        self._set_password(verdict, hashed, session_id, client)
+        self._set_password(user_id, session_id, verdict, hashed, client)
 
     @unit_of_work
-    def _set_password(self, verdict: Verdict, hashed: str, session_id: str, client: ClientInfo) -> None:
+    def _set_password(self, user_id: str, session_id: str, verdict: Verdict, hashed: str, client: ClientInfo) -> None:
+        # Held, and asked before anything is settled: the session may have ended while the hash was made.
+        if self.users.find_active(user_id) and not self.sessions.is_live(session_id, user_id):
+            raise InvalidToken
         user = self.settle(verdict, client, is_trusted=True)
-        if not self.sessions.is_live(session_id, user.id):
-            raise InvalidToken  # ended while the hash was made
         user.sealed_password = self.vault.seal(hashed.encode(), password_context(user.id))
         user.password_set_at = self.now()
         self.locks.passed(user.id, lockout.PASSWORD)  # what was guessed of the old one no longer counts

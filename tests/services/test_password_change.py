@@ -147,6 +147,18 @@ def test_a_login_whose_hash_ran_while_the_password_changed_is_refused(
     )
 
 
+def test_a_session_that_has_ended_meanwhile_changes_nothing_and_counts_nothing(
+    services: Services, this: SignedIn, rows: Rows
+) -> None:
+    ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    services.login.sign_out(identity_of(services, this), CLIENT, everywhere=False)
+    before = {table: rows(f"SELECT * FROM {table}") for table in ("mfa_users", "mfa_locks", "mfa_events")}
+    with another(services, bcrypt_cost=5) as costlier:
+        for current in (PASSWORD, "wrong-password"):
+            ensure_refused(InvalidToken, lambda it=current: change(costlier, this, current=it))
+    assert {table: rows(f"SELECT * FROM {table}") for table in before} == before
+
+
 def test_of_two_changes_at_once_one_wins(services: Services, this: SignedIn, rows: Rows, clock: Clock) -> None:
     clock.advance(1)
     new = [f"difference-engine-{number}" for number in range(4)]
