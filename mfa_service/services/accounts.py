@@ -221,7 +221,9 @@ class Accounts:
         except UnknownHash:
             place.run(verify_password, password, decoy(cost), cost)
             return Verdict(stored, is_right=False, is_readable=False)
-        is_old = renews and is_right and needs_rehash(hashed, cost)
+        # While the lock of its network holds, a right password takes no longer than a wrong one.
+        may_renew = renews and is_right and stored is not None and stored.was_open
+        is_old = may_renew and needs_rehash(hashed, cost)
         return Verdict(stored, is_right, fresh_hash=place.run(hash_password, password, cost) if is_old else None)
 
     @reading

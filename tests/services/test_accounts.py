@@ -285,6 +285,17 @@ def test_what_is_stored_decides_and_not_what_was_registered(services: Services, 
 # ── rehashing ────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_where_a_lock_holds_the_right_password_is_not_hashed_anew_and_takes_no_longer(services: Services) -> None:
+    ada = register(services)
+    with another(services, bcrypt_cost=5) as costlier:
+        for _ in range(5):
+            with pytest.raises(InvalidCredentials):
+                costlier.login.begin("ada", "wrong-password", CLIENT)
+        verdict = costlier.accounts.check_password("ada", ada.password, CLIENT)
+        assert verdict.is_right
+        assert verdict.fresh_hash is None
+
+
 @pytest.mark.parametrize("cost", [5, 6])
 def test_a_hash_of_another_cost_is_made_anew_at_the_next_login(services: Services, rows: Rows, cost: int) -> None:
     ada = register(services)
