@@ -75,7 +75,7 @@ class User(Base):
     username: Mapped[str] = mapped_column(String(254))
     username_key: Mapped[str] = mapped_column(_bytewise(254), index=True)
     email: Mapped[str] = mapped_column(String(254))
-    # What addresses are searched by: `email` casefolded.
+    # What addresses are searched by: `email` casefolded, and cut to fit.
     email_key: Mapped[str] = mapped_column(_bytewise(254), index=True)
     sealed_password: Mapped[bytes | None] = mapped_column(LargeBinary)
     password_set_at: Mapped[datetime | None]

@@ -173,7 +173,7 @@ def _prove(proof: Proof, form: str) -> Answer:
             signed_in = login.complete(pending, proof, client_info(), remember, wants_cookie=True)
             return arrive(signed_in, _welcome(signed_in))
         found = find_session()
-        if found is None:
+        if found is None or not found[0].is_complete:
             raise NoToken
         signed_in = login.step_up(found[0], proof, client_info(), cookies.read("session"))
     except MFAError as refusal:

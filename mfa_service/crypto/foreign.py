@@ -17,9 +17,21 @@ from typing import Any
 import bcrypt
 from werkzeug.security import check_password_hash
 
-_WERKZEUG = re.compile(r"(scrypt|pbkdf2:sha(1|256|512))(:[0-9]+)+\$[^$]+\$[0-9a-f]+", re.ASCII)
-_BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}", re.ASCII)
-_DJANGO_PBKDF2 = re.compile(r"pbkdf2_(sha1|sha256)\$([0-9]{1,8})\$([^$]+)\$([A-Za-z0-9+/=]+)", re.ASCII)
+# The whole shape of each kind: a damaged hash is none, rather than one that no password fits.
+_ROUNDS, _SALT = "[1-9][0-9]{0,7}", r"\$[^$]+\$"
+_WERKZEUG = re.compile(
+    rf"scrypt(:{_ROUNDS}){{3}}{_SALT}[0-9a-f]{{128}}"
+    rf"|pbkdf2:sha1:{_ROUNDS}{_SALT}[0-9a-f]{{40}}"
+    rf"|pbkdf2:sha256:{_ROUNDS}{_SALT}[0-9a-f]{{64}}"
+    rf"|pbkdf2:sha512:{_ROUNDS}{_SALT}[0-9a-f]{{128}}"
+)
+_DJANGO_PBKDF2 = re.compile(
+    rf"pbkdf2_sha1\${_ROUNDS}{_SALT}[A-Za-z0-9+/]{{27}}=|pbkdf2_sha256\${_ROUNDS}{_SALT}[A-Za-z0-9+/]{{43}}="
+)
+#: Cost, salt and hash, as bcrypt writes them: the salt's last character holds two bits.
+BCRYPT_REST = r"\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
+_BCRYPT = re.compile(rf"\$2[aby]{BCRYPT_REST}")
+_DJANGO_BCRYPT = re.compile(rf"bcrypt(_sha256)?\$\$2[aby]{BCRYPT_REST}")
 #: What passlib verifies, by its own names (libpass is the kept passlib).
 _PASSLIB = ("argon2", "sha256_crypt", "sha512_crypt", "pbkdf2_sha1", "pbkdf2_sha256", "pbkdf2_sha512", "bcrypt_sha256")
 #: bcrypt never read more; newer versions of the library refuse to be given more.
@@ -43,18 +55,14 @@ def verify(password: str, stored: str) -> bool:
 
 
 def _find_verifier(stored: str) -> Callable[[str, str], bool] | None:
-    if _WERKZEUG.fullmatch(stored):
-        return lambda password, hashed: check_password_hash(hashed, password)
-    if _BCRYPT.fullmatch(stored):
-        return _is_bcrypt
-    passlib, kind = _passlib(), stored.partition("$")[0]
-    if kind in _DJANGO:
-        return _DJANGO[kind] if passlib or kind != "argon2" else None
-    return (
-        (lambda password, hashed: bool(passlib.verify(password, hashed)))
-        if passlib and passlib.identify(stored)
-        else None
-    )
+    for shape, verifier in _BY_SHAPE.items():
+        if shape.fullmatch(stored):
+            return verifier
+    return _is_passlib if _has_passlib_shape(stored) else None
+
+
+def _is_werkzeug(password: str, stored: str) -> bool:
+    return check_password_hash(stored, password)
 
 
 def _is_bcrypt(password: str, stored: str) -> bool:
@@ -62,35 +70,43 @@ def _is_bcrypt(password: str, stored: str) -> bool:
 
 
 def _is_django_pbkdf2(password: str, stored: str) -> bool:
-    match = _DJANGO_PBKDF2.fullmatch(stored)
-    if not match:
-        return False
-    name, rounds, salt, expected = match.groups()
+    name, rounds, salt, expected = stored.removeprefix("pbkdf2_").split("$")
     made = hashlib.pbkdf2_hmac(name, password.encode(), salt.encode(), int(rounds))
     return hmac.compare_digest(base64.b64encode(made).decode(), expected)
 
 
 def _is_django_bcrypt(password: str, stored: str) -> bool:
     name, _, hashed = stored.partition("$")
-    if not _BCRYPT.fullmatch(hashed):
-        return False
     is_reduced = name == "bcrypt_sha256"
     secret = hashlib.sha256(password.encode()).hexdigest() if is_reduced else password
     return _is_bcrypt(secret, hashed)
 
 
-def _is_django_argon2(password: str, stored: str) -> bool:
-    passlib = _passlib()
-    return bool(passlib and passlib.verify(password, "$" + stored.partition("$")[2]))
-
-
-_DJANGO: Mapping[str, Callable[[str, str], bool]] = {
-    "pbkdf2_sha256": _is_django_pbkdf2,
-    "pbkdf2_sha1": _is_django_pbkdf2,
-    "bcrypt": _is_django_bcrypt,
-    "bcrypt_sha256": _is_django_bcrypt,
-    "argon2": _is_django_argon2,
+_BY_SHAPE: Mapping[re.Pattern[str], Callable[[str, str], bool]] = {
+    _WERKZEUG: _is_werkzeug,
+    _BCRYPT: _is_bcrypt,
+    _DJANGO_PBKDF2: _is_django_pbkdf2,
+    _DJANGO_BCRYPT: _is_django_bcrypt,
 }
+
+
+def _is_passlib(password: str, stored: str) -> bool:
+    passlib = _passlib()
+    return bool(passlib and passlib.verify(password, _without_django(stored)))
+
+
+def _has_passlib_shape(stored: str) -> bool:
+    passlib, plain = _passlib(), _without_django(stored)
+    kind = passlib.identify(plain, resolve=True) if passlib else None
+    try:
+        return kind is not None and kind.from_string(plain).checksum is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _without_django(stored: str) -> str:
+    """Django writes a name before Argon2's own string, and nothing in between."""
+    return stored.removeprefix("argon2")
 
 
 @cache

@@ -32,7 +32,7 @@ from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
 from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
-from mfa_service.services.links import ExternalId, Links
+from mfa_service.services.links import ExternalId, Links, email_key
 from mfa_service.services.lockout import Lockout, password_from
 from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.roles import Roles
@@ -112,7 +112,7 @@ class Accounts:
     def _new_user(self, username: str, password: str, email: str) -> User:
         key, address = usernames.get_key(username), usernames.checked_email(email)
         self._ensure_acceptable(password, username, address)
-        return User(id=new_id(), username=username, username_key=key, email=address, email_key=address.casefold())
+        return User(id=new_id(), username=username, username_key=key, email=address, email_key=email_key(address))
 
     @unit_of_work
     def _record_refusal(self, refusal: MFAError, client: ClientInfo) -> None:
@@ -157,25 +157,36 @@ class Accounts:
     def check_password(self, username: str, password: str, client: ClientInfo) -> Verdict:
         """Hash and compare, outside of any transaction; an unknown name costs the same. Raises Busy, SealBroken."""
         with self.hashing.place() as place:
-            return self._compare(place, is_named(usernames.find_key(username)), password, client)
+            return self._compare(place, is_named(usernames.find_key(username)), password, client, renews=True)
 
     def change_password(self, user_id: str, session_id: str, current: str, new: str, client: ClientInfo) -> None:
         """Change the password, and end every other session, device and pending token.
 
+        The new one is hashed after the current one was judged: no time tells a right one of a locked account.
         Raises WeakPassword before anything is spent, InvalidCredentials (a failed attempt, counted as at login), Busy.
         """
         user = self._get(user_id)
         self._ensure_acceptable(new, user.username, user.email, member="newPassword")
         with self.hashing.place() as place:
-            verdict = self._compare(place, User.id == user_id, current, client)
+            verdict = self._compare(place, User.id == user_id, current, client, renews=False)
+            self._judge(user_id, session_id, verdict, client)
             hashed = place.run(hash_password, new, self.settings.bcrypt_cost)
-        self._set_password(verdict, hashed, session_id, client)
+        self._set_password(user_id, session_id, verdict, hashed, client)
 
     @unit_of_work
-    def _set_password(self, verdict: Verdict, hashed: str, session_id: str, client: ClientInfo) -> None:
-        user = self.settle(verdict, client, is_trusted=True)
-        if not self.sessions.is_live(session_id, user.id):
-            raise InvalidToken  # ended while the hash was made
+    def _judge(self, user_id: str, session_id: str, verdict: Verdict, client: ClientInfo) -> None:
+        # Asked before anything is settled: the session may have ended while the current password was hashed.
+        if self.users.find_active(user_id) and not self.sessions.is_live(session_id, user_id):
+            raise InvalidToken
+        self.settle(verdict, client, is_trusted=True)
+
+    @unit_of_work
+    def _set_password(self, user_id: str, session_id: str, verdict: Verdict, hashed: str, client: ClientInfo) -> None:
+        user, judged = self.users.find_active(user_id), verdict.stored
+        if user is None or not self.sessions.is_live(session_id, user.id):
+            raise InvalidToken  # ended while the new one was hashed
+        if judged is None or user.password_set_at != judged.set_at:
+            self._refuse(judged, client)  # another change was faster
         user.sealed_password = self.vault.seal(hashed.encode(), password_context(user.id))
         user.password_set_at = self.now()
         self.locks.passed(user.id, lockout.PASSWORD)  # what was guessed of the old one no longer counts
@@ -199,7 +210,9 @@ class Accounts:
         min_length = self.settings.password_min_length
         ensure_acceptable(password, min_length=min_length, context=(*context, "mfa_service"), member=member)
 
-    def _compare(self, place: Place, who: ColumnElement[bool], password: str, client: ClientInfo) -> Verdict:
+    def _compare(
+        self, place: Place, who: ColumnElement[bool], password: str, client: ClientInfo, *, renews: bool
+    ) -> Verdict:
         cost = self.settings.bcrypt_cost
         stored = self._find_password(who, client)
         hashed = self._opened(stored, client) if stored else decoy(cost)
@@ -208,7 +221,9 @@ class Accounts:
         except UnknownHash:
             place.run(verify_password, password, decoy(cost), cost)
             return Verdict(stored, is_right=False, is_readable=False)
-        is_old = is_right and needs_rehash(hashed, cost)
+        # While the lock of its network holds, a right password takes no longer than a wrong one.
+        may_renew = renews and is_right and stored is not None and stored.was_open
+        is_old = may_renew and needs_rehash(hashed, cost)
         return Verdict(stored, is_right, fresh_hash=place.run(hash_password, password, cost) if is_old else None)
 
     @reading

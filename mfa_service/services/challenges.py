@@ -18,16 +18,14 @@ from mfa_service.services.database import changes_one
 MAX_ATTEMPTS = 5
 
 
-_IS_OPEN = and_(
-    Challenge.id == bindparam("challenge"),
-    Challenge.user_id == bindparam("user"),
-    Challenge.closed_at.is_(None),
-    Challenge.expires_at > bindparam("now"),
+_IS_UNUSED = and_(
+    Challenge.id == bindparam("challenge"), Challenge.user_id == bindparam("user"), Challenge.closed_at.is_(None)
 )
+_IS_OPEN = and_(_IS_UNUSED, Challenge.expires_at > bindparam("now"))
 _HAS_ATTEMPTS = Challenge.attempts < MAX_ATTEMPTS
 _FIND = select(Challenge.id).where(_IS_OPEN, _HAS_ATTEMPTS)
 _SPEND = update(Challenge).where(_IS_OPEN, _HAS_ATTEMPTS).values(attempts=Challenge.attempts + 1)
-_CLOSE = update(Challenge).where(_IS_OPEN).values(closed_at=bindparam("now"))
+_CLOSE = update(Challenge).where(_IS_UNUSED).values(closed_at=bindparam("now"))
 
 
 class Challenges:
@@ -62,7 +60,10 @@ class Challenges:
         return self._session.scalar(_FIND, self._values(pending)) is not None
 
     def close(self, pending: Pending, client: ClientInfo) -> None:
-        """Use the challenge up. Raises InvalidPendingToken if another request was faster."""
+        """Use up the challenge on which this unit has spent an attempt. Raises InvalidPendingToken if it is used up.
+
+        Whoever came in time is not refused for the time that has passed since: a factor may be confirmed by now.
+        """
         if not changes_one(self._session, _CLOSE, **self._values(pending)):
             self._refuse(pending, client)
 

@@ -17,6 +17,7 @@ from mfa_service.errors import NotFound
 from mfa_service.models import Device, Lock, TOTPSecret, User, UserRole
 from mfa_service.services import lockout, usernames
 from mfa_service.services.database import page
+from mfa_service.services.links import email_key, key_of
 from mfa_service.services.policy import ALWAYS, Deadline, Policy, Preview, Rules, is_due_by, is_required_by
 from mfa_service.services.recovery_codes import RecoveryCodes
 from mfa_service.services.roles import Roles
@@ -262,7 +263,7 @@ def matching(which: UserFilter) -> Select[Any]:
 
 def _begins_with(text: str) -> ColumnElement[bool]:
     """Username or address; a range rather than LIKE, which no index of every database serves."""
-    name, address = usernames.find_key(text) or text.casefold(), text.casefold()
+    name, address = key_of(text), email_key(text)
     by_name = and_(User.username_key >= name, User.username_key < name + _LAST)
     return or_(by_name, and_(User.email_key >= address, User.email_key < address + _LAST))
 

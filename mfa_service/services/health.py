@@ -43,12 +43,17 @@ class Health:
             return
         try:
             if not self._opens_canary() and leaves_canary:
-                self._leave_canary()
+                self._ensure_left()
         except SealBroken:
             raise ConfigurationError(["the keyring is not the one this database was sealed with"]) from None
-        except IntegrityError:
-            self._opens_canary()  # another worker was faster and left its own
         self._has_fitted = True
+
+    def _ensure_left(self) -> None:
+        try:
+            self._leave_canary()
+        except IntegrityError:  # another worker was faster and left its own
+            if not self._opens_canary():
+                raise SealBroken from None
 
     @reading
     def is_sealed(self) -> bool:

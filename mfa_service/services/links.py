@@ -43,7 +43,7 @@ class Links:
         user = self._users.find_external(their_id) or self._add(their_id, label, address, client)
         if (user.username, user.email) != (label, address):
             user.username, user.username_key = label, key_of(label)
-            user.email, user.email_key = address, address.casefold()
+            user.email, user.email_key = address, email_key(address)
         return user
 
     def unlink(self, external_id: ExternalId, client: ClientInfo) -> None:
@@ -56,7 +56,7 @@ class Links:
     def _add(self, external_id: str, label: str, address: str, client: ClientInfo) -> User:
         now = self._now()
         user = User(id=new_id(), external_id=external_id, username=label, username_key=key_of(label), email=address)
-        user.email_key, user.created_at, user.seen_at = address.casefold(), now, now
+        user.email_key, user.created_at, user.seen_at = email_key(address), now, now
         try:
             with self._session.begin_nested():
                 self._session.add(user)
@@ -79,8 +79,13 @@ def checked_external_id(external_id: ExternalId) -> str:
 
 
 def key_of(label: str) -> str:
-    """What a host's user is searched by."""
+    """What a name is searched by."""
     return (usernames.find_key(label) or label.casefold())[: usernames.MAX_LABEL]
+
+
+def email_key(address: str) -> str:
+    """What an address is searched by. Folding makes some letters three, so it is cut like a name."""
+    return address.casefold()[: usernames.MAX_LABEL]
 
 
 def checked_address(email: str) -> str:

@@ -27,6 +27,7 @@ from mfa_service.crypto.tokens import (
 )
 from mfa_service.errors import (
     FactorExists,
+    FullAuthenticationRequired,
     InvalidPendingToken,
     InvalidRefreshToken,
     InvalidToken,
@@ -292,10 +293,13 @@ class Login:
     def step_up(self, identity: Identity, proof: Proof, client: ClientInfo, cookie: str | None = None) -> SignedIn:
         """Show the second factor again, in the same session.
 
+        A session of a password alone has none to show again: its owner signs in anew, for the first one.
         The `cookie` that stands for it is replaced in the same unit: whoever has copied it is left behind. Of two
         that come with the same one the second is refused before its proof is looked at.
-        Raises InvalidToken, NoToken, InvalidCode, InvalidRecoveryCode.
+        Raises FullAuthenticationRequired, InvalidToken, NoToken, InvalidCode, InvalidRecoveryCode.
         """
+        if not identity.is_complete:
+            raise FullAuthenticationRequired
         user = self.users.find_active(identity.user_id)
         if user is None or not self.sessions.is_live(identity.session_id, user.id):
             raise InvalidToken

@@ -14,15 +14,15 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, scoped_session
 
-from mfa_service.crypto import foreign, totp
+from mfa_service.crypto import totp
 from mfa_service.crypto.opaque import new_id
-from mfa_service.crypto.passwords import SCHEME
+from mfa_service.crypto.passwords import is_known
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import InvalidRequest
 from mfa_service.models import TOTPSecret, User, UserRole
 from mfa_service.services import usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.links import checked_address, checked_external_id, key_of
+from mfa_service.services.links import checked_address, checked_external_id, email_key, key_of
 from mfa_service.services.roles import Roles, ensure_names
 from mfa_service.services.totp import context_of
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -152,7 +152,7 @@ class People:
             username=person.username,
             username_key=person.key,
             email=person.email,
-            email_key=person.email.casefold(),
+            email_key=email_key(person.email),
             sealed_password=self._vault.seal(hashed.encode(), password_context(user_id)) if hashed else None,
             password_set_at=now if hashed else None,
             created_at=now,
@@ -199,8 +199,8 @@ class People:
 
 
 def _checked_hash(stored: str) -> str:
-    if not stored.startswith(SCHEME) and not foreign.is_known(stored):
-        raise InvalidRequest(fields={"password_hash": "is of no kind that can be verified here"})
+    if not is_known(stored):
+        raise InvalidRequest(fields={"password_hash": "is of no kind that can be verified here, or damaged"})
     return stored
 
 

@@ -572,7 +572,27 @@ def test_a_session_of_a_password_has_nothing_to_show_again(browser: Browser, ada
     browser.sign_in(ada)
     browser.forget(PENDING)
     assert browser.get("/auth/code?next=/there").headers["Location"] == "/auth/sign-in?next=/there"
-    assert browser.post("/auth/code", {"code": "000000"}).status_code in (303, 401)
+    assert browser.post("/auth/code", {"code": "000000"}).headers["Location"] == "/auth/sign-in?next=/"
+
+
+def test_the_right_code_that_comes_after_the_pending_token_confirms_nothing_and_ends_nothing(
+    browser: Browser, ada: Person, app: Flask, clock: Clock, rows: Rows
+) -> None:
+    services(app).administration.set_policy(By(CLIENT), Rules("optional"))
+    browser.sign_in(ada)
+    browser.follow()
+    browser.press()
+    secret = browser.page.codes[0]
+    clock.advance(360)
+    browser.forget(PENDING)  # as browsers do, when its time is over
+    assert browser.press(code=totp(secret, int(clock()) // 30)).headers["Location"] == "/auth/sign-in?next=/there"
+    assert rows("SELECT 1 FROM mfa_secrets WHERE confirmed_at IS NOT NULL") == []
+    assert rows("SELECT * FROM mfa_recovery_codes") == [], "nobody would ever have seen them"
+    assert browser.get("/api/mfa").status_code == 200, "still signed in"
+    browser.sign_in(ada)
+    browser.follow()
+    browser.set_up(clock)
+    assert len(browser.page.codes) == 10
 
 
 # ── what the pages are ───────────────────────────────────────────────────────────────────────────

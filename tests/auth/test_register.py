@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from tests.conftest import Clock
 from tests.factories import PASSWORD, log_in, register, sign_in
-from tests.services import Rows
+from tests.services import GROWING, Rows
 
 ADA = {"username": "ada", "password": PASSWORD, "email": "ada@example.com"}
 
@@ -30,6 +30,11 @@ def test_a_name_that_is_taken_is_400_and_shows_nothing(client: FlaskClient, cloc
     answer = client.post("/auth/register", json=ADA | {"username": other, "password": "another-engine-1843"})
     assert (answer.status_code, answer.json) == (400, {"error": "User already exists", "code": "user_exists"})
     assert sign_in(client, bob, clock())
+
+
+def test_an_address_that_folding_makes_three_times_as_long_does(client: FlaskClient, rows: Rows) -> None:
+    assert client.post("/auth/register", json=ADA | {"email": GROWING}).status_code == 200
+    assert rows("SELECT email FROM mfa_users") == [{"email": GROWING}]
 
 
 @pytest.mark.parametrize("member", ["username", "password", "email"])

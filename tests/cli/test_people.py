@@ -75,7 +75,7 @@ def test_a_dry_run_names_what_is_wrong_and_brings_nobody(flask: Run, services: S
     assert "1 rows do, 10 are refused" in answer.stderr
     refused = {line["line"]: line["reason"] for line in map(json.loads, report.read_text().splitlines())}
     assert refused[2] == "username stands twice in the file"
-    assert refused[4] == "password_hash is of no kind that can be verified here"
+    assert refused[4] == "password_hash is of no kind that can be verified here, or damaged"
     assert refused[5].startswith("totp_secret")
     assert refused[7].startswith("email")
     assert refused[10] == "is not a JSON object"

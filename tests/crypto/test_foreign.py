@@ -78,6 +78,50 @@ def test_what_is_too_weak_or_no_hash_is_not_taken(stored: str) -> None:
         verify_password(PASSWORD, stored, 4)
 
 
+@pytest.mark.parametrize("kind", HASHES)
+def test_a_damaged_hash_is_said_to_be_none_and_not_that_the_password_is_wrong(kind: str) -> None:
+    whole = HASHES[kind]
+    cut = [whole[: whole.rindex("$")], whole[: whole.rindex("$") + 1], whole[:-1] + "!"]
+    # Argon2's hashes may be of any length: one that is cut is another one.
+    cut += [] if "argon2" in kind else [whole[:-3], whole + "x"]
+    for damaged in cut:
+        ensure_none(damaged)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "argon2",
+        "argon2$",
+        "argon2$argon2id$",
+        "bcrypt$",
+        "bcrypt$$2b$04$cut",
+        "bcrypt_sha256$$2b$99$" + "." * 53,
+        "bcrypt_sha256$" + HASHES["sha256_crypt"],
+        "pbkdf2_sha1$1000$salt$" + django_pbkdf2().rpartition("$")[2],
+        "pbkdf2_sha256$0$salt$" + django_pbkdf2().rpartition("$")[2],
+        "pbkdf2_sha256$1000$$" + django_pbkdf2().rpartition("$")[2],
+        "pbkdf2_sha512$1000$salt$" + django_pbkdf2().rpartition("$")[2],
+        "$2b$03$" + "." * 53,
+        "$2b$32$" + "." * 53,
+        "$2b$04$" + "a" * 53,
+        "scrypt:1024:8$salt$" + "0" * 128,
+        "pbkdf2:sha256:0$salt$" + "0" * 64,
+        "pbkdf2:sha256:1000$salt$" + "0" * 40,
+    ],
+)
+def test_nor_is_what_only_begins_like_one(stored: str) -> None:
+    ensure_none(stored)
+
+
+def ensure_none(stored: str) -> None:
+    assert not foreign.is_known(stored), stored
+    for verify in (foreign.verify, lambda password, stored: verify_password(password, stored, 4)):
+        with pytest.raises(ValueError, match=r".") as refusal:
+            verify(PASSWORD, stored)
+        assert isinstance(refusal.value, UnknownHash) or verify is foreign.verify
+
+
 def lets_in(stored: str) -> bool:
     try:
         return foreign.verify(PASSWORD, stored)

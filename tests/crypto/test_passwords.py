@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfa_service.crypto.passwords import UnknownHash, decoy, hash_password, needs_rehash, verify_password
+from mfa_service.crypto.passwords import UnknownHash, decoy, hash_password, is_known, needs_rehash, verify_password
 
 COST = 4
 SCHEME = "$bcrypt-hmac-sha384"
@@ -90,12 +90,22 @@ def test_a_hash_of_another_cost_needs_to_be_made_again() -> None:
         SCHEME + "$2y$04$" + "a" * 53,
         SCHEME + "$2b$٠٤$" + "a" * 53,
         SCHEME + "$2b$03$" + "a" * 53,
-        SCHEME + "$2b$99$" + "a" * 53,
+        SCHEME + "$2b$99$" + "." * 53,
+        SCHEME + "$2b$32$" + "." * 53,
     ],
 )
 def test_a_string_that_is_no_hash_of_ours_is_said_to_be_unknown(stored: str) -> None:
     with pytest.raises(UnknownHash):
         verify_password("secret", stored, COST)
+
+
+@pytest.mark.parametrize("cost", [4, 9])
+def test_a_hash_of_ours_or_another_systems_is_known_whole(cost: int) -> None:
+    for stored in (hash_password("secret", cost), decoy(cost), bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()):
+        assert is_known(stored)
+        for damaged in (stored[:-1], stored + "x", stored[:-1] + "!", stored.replace("$0", "$9")):
+            assert not is_known(damaged), damaged
+    assert not is_known(SCHEME)
 
 
 def test_whether_garbage_needs_a_rehash_can_not_be_said() -> None:

@@ -18,6 +18,9 @@ from mfa_service.services.factors import Proof
 from mfa_service.services.login import MFAPending, Remember, SignedIn
 from tests.factories import PASSWORD, Person
 
+#: A good address, which is three times as long in the form that is searched by.
+GROWING = "\N{GREEK SMALL LETTER IOTA WITH DIALYTIKA AND TONOS}" * 120 + "@x.example"
+
 Rows = Callable[..., list[dict[str, Any]]]
 
 CLIENT = ClientInfo("192.0.2.1", "192.0.2.1", "tests", "request-1")

@@ -260,6 +260,9 @@ def test_a_hash_pasted_from_another_user_does_not_let_in(services: Services, row
         "$bcrypt-hmac-sha384$2b$04$cut",
         "$bcrypt-hmac-sha384$2b$99$" + "a" * 53,
         "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$hash",
+        "pbkdf2_sha256$600000$salt$cut",
+        "bcrypt$$2b$04$cut",
+        "argon2$cut",
         "pässwörd",
     ],
 )
@@ -280,6 +283,17 @@ def test_what_is_stored_decides_and_not_what_was_registered(services: Services, 
 
 
 # ── rehashing ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_where_a_lock_holds_the_right_password_is_not_hashed_anew_and_takes_no_longer(services: Services) -> None:
+    ada = register(services)
+    with another(services, bcrypt_cost=5) as costlier:
+        for _ in range(5):
+            with pytest.raises(InvalidCredentials):
+                costlier.login.begin("ada", "wrong-password", CLIENT)
+        verdict = costlier.accounts.check_password("ada", ada.password, CLIENT)
+        assert verdict.is_right
+        assert verdict.fresh_hash is None
 
 
 @pytest.mark.parametrize("cost", [5, 6])

@@ -51,7 +51,13 @@ def test_a_challenge_ends_after_five_minutes_sharp(services: Services, challenge
     clock.advance(0.1)
     assert not is_open(services, challenge)
     assert not attempt(services, challenge)
-    assert not close(services, challenge)
+
+
+def test_who_has_come_in_time_may_close_it_later(services: Services, challenge: Pending, clock: Clock) -> None:
+    clock.advance(299.9)
+    assert attempt(services, challenge)
+    clock.advance(0.1)
+    assert [close(services, challenge) for _ in range(2)] == [True, False]
 
 
 def test_with_its_attempts_spent_it_is_open_no_longer(services: Services, challenge: Pending) -> None:

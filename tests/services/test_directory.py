@@ -10,7 +10,7 @@ from mfa_service.services.administration import By, Changes
 from mfa_service.services.directory import UserFilter
 from mfa_service.services.reports import as_csv
 from tests.conftest import Clock
-from tests.services import CLIENT, Rows, register, sign_in, user_id_of
+from tests.services import CLIENT, GROWING, Rows, register, sign_in, user_id_of
 
 
 @pytest.mark.parametrize("text", ["ada", "ADA", "Ａｄａ", "ad", "a"])
@@ -26,6 +26,15 @@ def test_an_address_is_found_by_its_beginning_in_any_case(services: Services, ro
     register(services, "bob")
     rows("UPDATE mfa_users SET email = 'x@y.org', email_key = 'x@y.org' WHERE username = 'bob'")
     assert found(services, text=text) == {"ada"}
+
+
+@pytest.mark.parametrize("text", [GROWING, GROWING.upper(), GROWING[:60], GROWING[:90]], ids=len)
+def test_an_address_that_folding_makes_three_times_as_long_is_found_and_so_is_such_a_name(
+    services: Services, text: str
+) -> None:
+    for number, (name, email) in enumerate([("ada", GROWING), (GROWING, ""), ("eve", "eve@x.example")]):
+        services.login.continue_for(number, username=name, email=email, client=CLIENT)
+    assert found(services, text=text) == {"ada", GROWING}
 
 
 @pytest.mark.parametrize("text", ["%", "_", "a%", "a_", "%da", "[a]", "a*"])

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 from mfa_service.crypto.tokens import AnotherKind
 from mfa_service.errors import (
     FactorExists,
+    FullAuthenticationRequired,
     InvalidCode,
     InvalidCredentials,
     InvalidPendingToken,
@@ -142,6 +143,19 @@ def test_the_first_factor_ends_the_sessions_of_a_password_alone(optional: Servic
         assert not is_live(optional, weak)
         ensure_refused(InvalidRefreshToken, lambda it=weak: optional.login.refresh(it.refresh_token, CLIENT))
     assert is_live(optional, strong)
+
+
+def test_a_session_of_a_password_alone_is_not_stepped_up_by_the_first_code(
+    optional: Services, ada: Person, clock: Clock, rows: Rows
+) -> None:
+    weak = let_in(optional, ada)
+    identity = identity_of(optional, weak)
+    for code in (ada.code(clock()), "000000"):
+        proof = totp(code)
+        ensure_refused(FullAuthenticationRequired, lambda it=proof: optional.login.step_up(identity, it, CLIENT))
+    assert is_live(optional, weak)
+    assert rows("SELECT 1 FROM mfa_secrets WHERE confirmed_at IS NOT NULL") == []
+    assert rows("SELECT * FROM mfa_recovery_codes") + rows("SELECT * FROM mfa_locks") == []
 
 
 def test_no_device_is_remembered_by_a_password_alone(optional: Services, ada: Person, rows: Rows) -> None:
@@ -383,6 +397,19 @@ def test_after_that_the_account_is_as_if_it_had_never_had_one(optional: Services
     again = verify(optional, let.pending.token, new)
     assert len(again.recovery_codes or ()) == 10
     assert isinstance(begin(optional, ada), MFAPending)
+
+
+def test_a_forged_refresh_token_ends_no_session_that_policy_has_overtaken(optional: Services, ada: Person) -> None:
+    weak = let_in(optional, ada)
+    forged = weak.refresh_token[:-43] + "x" * 43
+    set_policy(optional, "required")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(forged, CLIENT))
+    set_policy(optional, "optional")
+    again = optional.login.refresh(weak.refresh_token, CLIENT)
+    set_policy(optional, "required")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(again.refresh_token, CLIENT))
+    set_policy(optional, "optional")
+    ensure_refused(InvalidRefreshToken, lambda: optional.login.refresh(again.refresh_token, CLIENT))
 
 
 @pytest.mark.parametrize("enforce", WAYS)

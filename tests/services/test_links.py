@@ -14,6 +14,7 @@ from tests.conftest import Clock
 from tests.factories import totp
 from tests.services import (
     CLIENT,
+    GROWING,
     STRANGER,
     Rows,
     another,
@@ -130,6 +131,13 @@ def test_a_name_is_whatever_can_be_shown(services: Services, rows: Rows, given: 
 def test_a_name_of_nothing_is_refused_and_makes_no_account(services: Services, rows: Rows, name: str) -> None:
     ensure_refused(InvalidRequest, lambda: continue_for(services, 7, name))
     assert rows("SELECT id FROM mfa_users") == []
+
+
+def test_an_address_that_folding_makes_three_times_as_long_is_kept(services: Services, rows: Rows) -> None:
+    continue_for(services, 7, "ada", GROWING)
+    continue_for(services, 8, "bob")
+    continue_for(services, 8, "bob", GROWING)
+    assert rows("SELECT email FROM mfa_users") == [{"email": GROWING}] * 2
 
 
 @pytest.mark.parametrize("email", ["a\0b@example.com", "\n", "x" * 300, "\ud800"], ids=ascii)

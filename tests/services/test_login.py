@@ -8,8 +8,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import create_engine
 
 from mfa_service.crypto.keyring import Keyring, new_keyring_text
+from mfa_service.crypto.tokens import PENDING_SECONDS
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import (
     FactorExists,
@@ -499,6 +501,55 @@ class Acts(RuleBasedStateMachine):
     def is_usable(self, held: dict[str, Any]) -> bool:
         is_alive = held["is_open"] and held["attempts"] < 5 and self.clock() < held["ends"]
         return bool(is_alive and not self.is_disabled)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_whenever_the_time_runs_out_a_code_is_refused_with_nothing_done_or_taken(
+    services: Services, rows: Rows
+) -> None:
+    clock = Leaping()
+    hurried = Services(services.settings, create_engine(services.settings.database), clock)
+    refused = 0
+    for calls in range(1, 100):
+        clock.now = 1_700_000_000 + calls * 1000
+        ada = register(hurried, f"ada{calls}")
+        token, user_id = log_in(hurried, ada), user_id_of(rows, ada.username)
+        clock.advance(PENDING_SECONDS - 0.5)
+        clock.leap_at(calls)
+        outcome = outcome_of(lambda person=ada, it=token: verify(hurried, it, person))
+        codes = rows("SELECT * FROM mfa_recovery_codes WHERE user_id = :id", id=user_id)
+        confirmed = rows("SELECT id FROM mfa_secrets WHERE user_id = :id AND confirmed_at IS NOT NULL", id=user_id)
+        if isinstance(outcome, SignedIn):
+            assert (len(outcome.recovery_codes or ()), len(codes), len(confirmed)) == (10, 10, 1)
+        else:
+            refused += 1
+            assert isinstance(outcome, InvalidPendingToken)
+            assert (codes, confirmed) == ([], []), f"at call {calls} of the clock"
+        if clock.has_not_leapt:
+            break
+    hurried.close()
+    assert 0 < refused < calls
+
+
+class Leaping(Clock):
+    """A clock that goes on by a second right before it is looked at the nth time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 0
+
+    def leap_at(self, calls: int) -> None:
+        self._left = calls
+
+    @property
+    def has_not_leapt(self) -> bool:
+        return self._left > 0
+
+    def __call__(self) -> float:
+        self._left -= 1
+        if self._left == 0:
+            self.advance(1)
+        return super().__call__()
 
 
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────

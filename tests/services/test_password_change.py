@@ -1,6 +1,8 @@
 """Changing the password: by somebody who knows the old one, and all that it let in ends, but for this session."""
 
-from contextlib import ExitStack
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -13,7 +15,9 @@ from mfa_service.errors import (
     WeakPassword,
 )
 from mfa_service.services import Services
+from mfa_service.services.accounts import Accounts
 from mfa_service.services.administration import By
+from mfa_service.services.hashing import Hashing
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.conftest import Clock
 from tests.factories import PASSWORD, Person
@@ -24,6 +28,7 @@ from tests.services import (
     at_once,
     ensure_refused,
     events,
+    forgive,
     identity_of,
     is_live,
     log_in,
@@ -117,6 +122,39 @@ def test_a_hundred_wrong_ones_with_a_stolen_token_meet_a_delay_that_keeps_nobody
     change(services, this)
 
 
+def test_what_is_hashed_is_the_current_password_and_only_where_it_is_right_and_unlocked_the_new_one(
+    services: Services, this: SignedIn
+) -> None:
+    with another(services, bcrypt_cost=5) as costlier, counting(costlier) as (accounts, hashed):
+        for current, count in [("wrong-password", 1)] * 5 + [(PASSWORD, 1)]:
+            ensure_refused(InvalidCredentials, lambda it=current: change(costlier, this, current=it, by=accounts))
+            assert len(hashed) == count, "of a locked account no time tells the right password"
+            hashed.clear()
+        forgive(services)
+        change(costlier, this, by=accounts)
+        assert len(hashed) == 2
+
+
+def test_the_old_password_is_not_hashed_anew_before_it_goes(services: Services, this: SignedIn, rows: Rows) -> None:
+    with another(services, bcrypt_cost=5) as costlier:
+        change(costlier, this)
+        assert "password.rehashed" not in events(rows)
+        assert costlier.login.begin("ada", NEW, CLIENT)
+        assert "password.rehashed" not in events(rows), "the new one is of the new cost"
+
+
+def test_a_session_that_ends_while_the_new_password_is_hashed_changes_nothing(
+    services: Services, this: SignedIn, rows: Rows
+) -> None:
+    before = rows("SELECT sealed_password FROM mfa_users")
+    with counting(services) as (accounts, hashed):
+        end = lambda: services.login.sign_out(identity_of(services, this), CLIENT, everywhere=True)  # noqa: E731
+        hashed.at(2, end)
+        ensure_refused(InvalidToken, lambda: change(services, this, by=accounts))
+    assert rows("SELECT sealed_password FROM mfa_users") == before
+    assert "password.changed" not in events(rows)
+
+
 @pytest.mark.parametrize("new", ["short", "password123", "ada", "someone!1", "x" * 1025, "", "       "])
 def test_a_weak_new_password_spends_nothing(services: Services, this: SignedIn, rows: Rows, new: str) -> None:
     before = rows("SELECT * FROM mfa_users")
@@ -145,6 +183,18 @@ def test_a_login_whose_hash_ran_while_the_password_changed_is_refused(
         InvalidCredentials,
         lambda: services.unit.run(lambda: services.accounts.settle(verdict, CLIENT), writes=True),
     )
+
+
+def test_a_session_that_has_ended_meanwhile_changes_nothing_and_counts_nothing(
+    services: Services, this: SignedIn, rows: Rows
+) -> None:
+    ensure_refused(InvalidCredentials, lambda: change(services, this, current="wrong-password"))
+    services.login.sign_out(identity_of(services, this), CLIENT, everywhere=False)
+    before = {table: rows(f"SELECT * FROM {table}") for table in ("mfa_users", "mfa_locks", "mfa_events")}
+    with another(services, bcrypt_cost=5) as costlier:
+        for current in (PASSWORD, "wrong-password"):
+            ensure_refused(InvalidToken, lambda it=current: change(costlier, this, current=it))
+    assert {table: rows(f"SELECT * FROM {table}") for table in before} == before
 
 
 def test_of_two_changes_at_once_one_wins(services: Services, this: SignedIn, rows: Rows, clock: Clock) -> None:
@@ -182,9 +232,37 @@ def this(services: Services, ada: Person) -> SignedIn:
     return sign_in(services, ada)
 
 
-def change(services: Services, this: SignedIn, current: str = PASSWORD, new: str = NEW) -> None:
-    identity = identity_of(services, this)
-    services.accounts.change_password(identity.user_id, identity.session_id, current, new, CLIENT)
+def change(
+    services: Services, this: SignedIn, current: str = PASSWORD, new: str = NEW, by: Accounts | None = None
+) -> None:
+    identity, accounts = identity_of(services, this), by or services.accounts
+    accounts.change_password(identity.user_id, identity.session_id, current, new, CLIENT)
+
+
+class Hashed(list[float]):
+    """The hashes that were made, in seconds; at one of them something may happen."""
+
+    def at(self, number: int, act: Callable[[], None]) -> None:
+        self._number, self._act = number, act
+
+    def append(self, seconds: float) -> None:
+        super().append(seconds)
+        if len(self) == getattr(self, "_number", 0):
+            self._act()
+
+
+@contextmanager
+def counting(services: Services) -> Iterator[tuple[Accounts, Hashed]]:
+    """The accounts with a pool that keeps count of what it hashes."""
+    hashed = Hashed()
+
+    class Pool(Hashing):
+        def _note(self, seconds: float) -> None:
+            hashed.append(seconds)
+
+    pool = Pool(services.settings.hashing_threads, services.settings.hashing_queue)
+    yield dataclasses.replace(services.accounts, hashing=pool), hashed
+    pool.close()
 
 
 def full(services: Services) -> ExitStack:
