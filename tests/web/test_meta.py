@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.routing import Rule
 
 from mfa_service.crypto.signing import new_key_pem
-from mfa_service.errors import published
+from mfa_service.errors import TooManyAttempts, published
 from mfa_service.services import schema
 from mfa_service.services.database import engine_for
 from mfa_service.web.contract import contract_of
@@ -191,7 +191,8 @@ def test_the_document_says_what_each_route_takes_gives_and_refuses(app: Flask, o
             assert ("content" in operation["responses"][str(contract.status)]) == (contract.status != 204)
             for refusal in contract.refusals:
                 assert refusal.code in codes(operation, refusal.status)
-            assert ("429" in operation["responses"]) == bool(contract.limits)
+            is_limited = contract.limits or TooManyAttempts in contract.refusals
+            assert ("429" in operation["responses"]) == bool(is_limited)
             assert ("413" in operation["responses"]) == ("415" in operation["responses"]) == bool(contract.takes)
 
 
