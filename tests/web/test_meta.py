@@ -230,6 +230,15 @@ def test_the_document_names_the_address_that_clients_use(make_app: MakeApp) -> N
     assert client.get("/openapi.json").json["servers"] == [{"url": "https://auth.example/mfa"}]
 
 
+def test_the_document_is_put_together_once(make_app: MakeApp) -> None:
+    app = make_app()
+    first = app.test_client().get("/openapi.json")
+    app.view_functions["auth.login"] = lambda: ""  # a view without a contract, which a new document would leave out
+    again = app.test_client().get("/openapi.json")
+    assert (again.data, again.content_type) == (first.data, first.content_type)
+    assert "/auth/login" in again.json["paths"]
+
+
 def test_a_closed_registration_is_403_and_leaves_the_document(make_app: MakeApp) -> None:
     client = make_app(MFA_REGISTRATION_OPEN="false").test_client()
     assert "/auth/register" not in client.get("/openapi.json").json["paths"]
