@@ -2,9 +2,9 @@
 
 A route names its limits (`@limited("credentials")`); `mount.py` puts them round the views of one app.
 
-Flask-Limiter counts before the view is called and before a byte of the body is parsed. With its store down it
-goes on per process, and comes back by itself. It is the first ring only: what must not be got round is counted in
-the database.
+Flask-Limiter counts before the view is called: of a body for the API no byte is parsed then, of the pages' forms 64 KiB
+at most. With its store down it goes on per process, and comes back by itself. It is the first ring only: what must not
+be got round is counted in the database.
 """
 
 import functools
