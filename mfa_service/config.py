@@ -227,7 +227,9 @@ class Settings:
         "300 per hour", check=_rate, why="Registrations taken from all clients together: each costs a hash and rows."
     )
     admin_rate_limit: str = setting(
-        "300 per minute", check=_rate, why="How often one client may call one route that administrates."
+        "300 per minute",
+        check=_rate,
+        why="How often one client may call one route that administrates, and all of them together without the role.",
     )
     registration_open: bool = setting(
         True, why="Whether people register themselves. False: 403, and the route leaves the OpenAPI document."

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from flask import Flask, current_app, g, has_request_context, request
+from flask import Flask, Response, after_this_request, current_app, g, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from mfa_service.answers import answer
@@ -247,7 +247,8 @@ def require_mfa(
     For functions, async functions and view classes, under the route; `bp.before_request(require_mfa)` guards a whole
     blueprint. With `max_age` (seconds) the second factor must have been shown so recently, in this very session: a
     remembered device is not enough, and the refusal is an RFC 9470 challenge. `role` is looked up now. With
-    `optional` who brings no token is let pass, and `current_identity` is false.
+    `optional` who brings no token is let pass, and `current_identity` is false. Called with nothing at all, within a
+    request, it checks that one.
     """
     return _required(Requirement(max_age=max_age, role=role, is_optional=optional), view)
 
@@ -269,8 +270,33 @@ def _required(requirement: Requirement, view: Callable[..., Any] | None) -> Any:
         if not callable(view):
             raise TypeError("require_mfa takes its options by name, such as max_age=300")
         return requirement(view)
+    if not has_request_context():
+        return requirement
     # `bp.before_request(require_mfa)` calls without anything, within a request; `@require_mfa()` does so before one.
-    return requirement.check() if has_request_context() else requirement
+    if requirement == Requirement(needs_mfa=requirement.needs_mfa):
+        return requirement.check()
+    return _put_to_use(requirement)
+
+
+def _put_to_use(requirement: Requirement) -> Callable[..., Any]:
+    """The requirement for a view in a module that this request loads; the request fails if it guards nothing.
+
+    Whoever calls `require_mfa(max_age=300)` within a view means a check, and would get none.
+    """
+    uses: list[object] = []
+
+    @after_this_request
+    def ensure_used(response: Response) -> Response:
+        if not uses:
+            raise ConfigurationError(["require_mfa with options guards a view: called within one it checks nothing"])
+        return response
+
+    def guard(view: Callable[..., Any] | None = None) -> Any:
+        uses.append(view)
+        return requirement(view)
+
+    setattr(guard, _REQUIREMENT, requirement)
+    return guard
 
 
 def current_guard() -> Guard:

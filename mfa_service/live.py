@@ -14,9 +14,19 @@ from http.client import HTTPException
 from flask import request
 
 from mfa_service.crypto.tokens import Identity
-from mfa_service.errors import Unavailable
+from mfa_service.errors import FullAuthenticationRequired, Unavailable
 
 _TIMEOUT = 2
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is a failure like others: the token would go along to wherever it leads."""
+
+    def redirect_request(self, *_args: object, **_options: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,18 @@ class LiveCheck:
         self._url = url
 
     def __call__(self, identity: Identity) -> LiveAccount | None:
-        """The account behind the request's token, or None if the service refuses it. Raises Unavailable."""
+        """The account behind the request's token, or None if the service refuses it.
+
+        Raises FullAuthenticationRequired for a token of a password alone, also under `require_login`: the service
+        answers for completed sign-ins only. Raises Unavailable.
+        """
+        if not identity.is_complete:
+            raise FullAuthenticationRequired
         asking = urllib.request.Request(  # noqa: S310 - checked when it was made
             self._url, headers={"Authorization": request.headers["Authorization"], "Accept": "application/json"}
         )
         try:
-            with urllib.request.urlopen(asking, timeout=_TIMEOUT) as answer:  # noqa: S310
+            with _OPENER.open(asking, timeout=_TIMEOUT) as answer:
                 subject, roles = answer.headers["X-Auth-Subject"], answer.headers["X-Auth-Roles"] or ""
         except urllib.error.HTTPError as refusal:
             with refusal:

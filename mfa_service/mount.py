@@ -85,6 +85,8 @@ class Mount:
         self.services = Services(settings, engine, clock, borrows=borrows)
         self.limits = Limits(settings)
         self.metrics = Metrics(self.services, self.limits) if settings.metrics else None
+        #: The OpenAPI document, from when somebody has first asked for it.
+        self.document: bytes | None = None
         app.extensions[EXTENSION] = self
         Guard(
             self.services.verifier,

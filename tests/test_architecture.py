@@ -1,6 +1,7 @@
 """Who imports whom, where transactions end, how long functions are: the plan of the house, kept by a machine."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,12 @@ def test_conductors_do_not_call_each_other_and_only_login_calls_them() -> None:
         called = {name.rpartition(".")[2] for name in _imports(path)} & conductors
         allowed = conductors if path.stem in ("login", "__init__") else set()
         assert called <= allowed, path.name
+
+
+def test_a_route_asks_services_and_not_what_they_are_made_of() -> None:
+    reaching = re.compile(r"services\(\)\.\w+\.\w+\.")
+    found = [path for path in FILES if _layer(path) in ("api", "auth") and reaching.search(path.read_text())]
+    assert not found
 
 
 def test_transactions_end_in_one_place() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Blueprint, Flask
 from flask.testing import FlaskClient
 from flask.views import MethodView, View
+from werkzeug.utils import import_string
 
 from mfa_service.crypto.signing import SharedSecret, SigningKeys
 from mfa_service.crypto.tokens import MEMO_SIZE, PASSWORD, Identity, Minter
@@ -90,6 +92,42 @@ def test_with_parentheses_it_is_the_same(app: Flask, client: FlaskClient, token:
     app.add_url_rule("/", view_func=require_mfa()(lambda: current_identity.username))
     assert client.get("/", headers=bearer(token)).text == "ada"
     assert_refused(client, "no_token")
+
+
+def test_a_view_that_a_request_loads_is_guarded_from_that_request_on(
+    app: Flask, client: FlaskClient, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the `LazyView` of Flask's manual does it."""
+    lines = (
+        "from flask.views import View",
+        "from mfa_service.guard import current_identity, require_mfa",
+        "@require_mfa(max_age=60)",
+        "def view(): return current_identity.username",
+        "@require_mfa(max_age=60)",
+        "class Whole(View):",
+        "    def dispatch_request(self): return current_identity.username",
+        "whole = Whole.as_view('whole')",
+    )
+    (tmp_path / "loaded_lazily.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("view", "whole"):
+        app.add_url_rule(f"/{name}", name, lambda name=name: import_string(f"loaded_lazily:{name}")())
+    for name in ("view", "whole"):
+        for headers in ({}, bearer(token)):
+            sys.modules.pop("loaded_lazily", None)
+            answer = client.get(f"/{name}", headers=headers)
+            assert answer.text == "ada" if headers else answer.json["code"] == "no_token"
+
+
+def test_with_options_it_is_no_check_to_call_within_a_view(app: Flask, client: FlaskClient, token: str) -> None:
+    @app.get("/")
+    def view() -> str:
+        require_mfa(max_age=60)
+        return "secret"
+
+    for headers in ({}, bearer(token)):
+        with pytest.raises(ConfigurationError, match="within"):
+            client.get("/", headers=headers)
 
 
 def test_an_async_view_is_guarded_as_well(app: Flask, client: FlaskClient, token: str) -> None:

@@ -9,10 +9,15 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from mfa_service import Guard, LiveCheck, require_mfa
+from mfa_service import Guard, LiveCheck, require_login, require_mfa
+from mfa_service.services.administration import By
+from mfa_service.services.policy import Rules
 from tests.bursts import post
 from tests.factories import PASSWORD, bearer, totp
-from tests.services import Rows
+from tests.services import CLIENT, Rows
+
+MakeApp = Callable[..., Flask]
+WHO = {"username": "ada", "password": PASSWORD}
 
 
 @pytest.mark.services
@@ -54,6 +59,35 @@ def test_any_other_answer_lets_nobody_in(
 
 @pytest.mark.services
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_token_goes_nowhere_else(
+    serve: Callable[..., str], answering: Callable[..., str], arrived: list[str], rows: Rows
+) -> None:
+    service = serve(MFA_AUDIENCES="shop")
+    token = sign_in(service)
+    elsewhere = answering(204, {"X-Auth-Subject": rows("SELECT id FROM mfa_users")[0]["id"]})
+    client = guarded(f"{service}/.well-known/jwks.json", service, LiveCheck(answering(302, {"Location": elsewhere})))
+    assert client.get("/", headers=bearer(token)).json["code"] == "unavailable"
+    assert arrived == [f"Bearer {token}"]
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_token_of_a_password_alone_is_told_what_it_lacks(serve: Callable[..., str], make_app: MakeApp) -> None:
+    service = serve(MFA_AUDIENCES="shop")
+    complete = sign_in(service, "grace")
+    administration = make_app().extensions["mfa_service"].services.administration
+    administration.set_policy(By(CLIENT), Rules("optional"))
+    client = guarded(f"{service}/.well-known/jwks.json", service, LiveCheck(f"{service}/auth/check"))
+    post(service, "/auth/register", WHO | {"email": "ada@example.com"})
+    token = post(service, "/auth/login", WHO).json["accessToken"]
+    for path in ("/", "/staff", "/anybody"):
+        answer = client.get(path, headers=bearer(token))
+        assert (answer.status_code, answer.json["code"]) == (401, "full_authentication_required")
+    assert client.get("/anybody", headers=bearer(complete)).status_code == 200
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_silence_lets_nobody_in(serve: Callable[..., str]) -> None:
     service = serve(MFA_AUDIENCES="shop")
     client = guarded(f"{service}/.well-known/jwks.json", service, LiveCheck("http://127.0.0.1:1/auth/check"))
@@ -73,26 +107,34 @@ def guarded(keys: str, issuer: str, check: LiveCheck) -> FlaskClient:
     app = Flask("shop")
     Guard.from_jwks(keys, issuer=issuer, audience="shop", find_account=check).init_app(app)
     app.add_url_rule("/", "any", require_mfa(lambda: "in"))
+    app.add_url_rule("/anybody", "anybody", require_login(lambda: "in"))
     app.add_url_rule("/staff", "staff", require_mfa(role="staff")(lambda: "in"))
     return app.test_client()
 
 
-def sign_in(service: str) -> str:
-    who = {"username": "ada", "password": PASSWORD}
-    secret = post(service, "/auth/register", who | {"email": "ada@example.com"}).json["manualEntryKey"]
-    pending = post(service, "/auth/login", who).json["tempToken"]
+def sign_in(service: str, username: str = "ada") -> str:
+    who = WHO | {"username": username}
+    registered = post(service, "/auth/register", who | {"email": f"{username}@example.com"}).json
+    secret, pending = registered["manualEntryKey"], post(service, "/auth/login", who).json["tempToken"]
     body = {"tempToken": pending, "totpCode": totp(secret, int(time.time()) // 30)}
     return str(post(service, "/auth/verify-mfa", body).json["accessToken"])
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[..., str]]:
+def arrived() -> list[str]:
+    """The tokens that came to what is `answering`."""
+    return []
+
+
+@pytest.fixture
+def answering(arrived: list[str]) -> Iterator[Callable[..., str]]:
     """Something that is not our service, and answers whatever it is told to."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int, headers: dict[str, str]) -> str:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                arrived.append(self.headers["Authorization"])
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

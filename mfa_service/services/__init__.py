@@ -154,6 +154,7 @@ class Services:
 
     def _add_operations(self, settings: Settings, seal_keys: SealKeys) -> None:
         session, unit, audit, now = self.session, self.unit, self.audit, self.now
+        self.directory = Directory(session, unit, self.roles, self.policy, self.recovery_codes, self.sessions, now)
         self.administration = Administration(
             session=session,
             unit=unit,
@@ -168,9 +169,9 @@ class Services:
             challenges=self.challenges,
             sessions=self.sessions,
             devices=self.devices,
+            directory=self.directory,
             now=now,
         )
-        self.directory = Directory(session, unit, self.roles, self.policy, self.recovery_codes, self.sessions, now)
         self.audit_log = AuditLog(session, unit)
         output, seconds = settings.seals_output, settings.seal_seconds
         chain = Chain(session, unit, seal_keys)

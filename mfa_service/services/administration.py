@@ -20,6 +20,7 @@ from mfa_service.models import User
 from mfa_service.services.audit import Audit, ClientInfo, Event
 from mfa_service.services.challenges import Challenges
 from mfa_service.services.devices import Devices
+from mfa_service.services.directory import Directory, Profile
 from mfa_service.services.lockout import Lockout
 from mfa_service.services.policy import Deadline, Policy, Rules
 from mfa_service.services.recovery_codes import RecoveryCodes
@@ -75,6 +76,7 @@ class Administration:
     challenges: Challenges
     sessions: Sessions
     devices: Devices
+    directory: Directory
     now: Callable[[], datetime]
 
     @unit_of_work
@@ -97,6 +99,12 @@ class Administration:
             self._set_disabled(by, user, changes.disabled)
         if changes.mfa_required is not None:
             self._require(by, user, changes.deadline if changes.mfa_required else None)
+
+    @unit_of_work
+    def change_and_show(self, by: By, user_id: str, changes: Changes) -> Profile:
+        """The same, and the account as it is then, whatever becomes of it afterwards."""
+        self.change(by, user_id, changes)
+        return self.directory.show(user_id)
 
     def disable(self, by: By, user_id: str) -> None:
         """Let nobody in with this account, and end all that was let in. Raises NotFound, LastAdministrator."""

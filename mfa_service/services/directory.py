@@ -190,6 +190,13 @@ class Directory:
         users, following = page(self._session, self._reported(standing), User.created_at, User.id, cursor)
         return self._rows(users), following
 
+    @reading
+    def report_with_numbers(
+        self, standing: Standing | None, cursor: str | None
+    ) -> tuple[Compliance, Sequence[Row], str | None]:
+        """The numbers, a page of the report, and the cursor of the next one."""
+        return self.compliance(), *self.report(standing, cursor)
+
     def whole_report(self, standing: Standing | None) -> Iterator[Row]:
         """The whole report, a batch at a time, each in a transaction of its own."""
         last = ""

@@ -79,6 +79,11 @@ class Seals:
         """Look at the whole chain and every sealed event (`Verification.run`)."""
         return self._verification.run(shipped)
 
+    def page(self, cursor: str | None) -> tuple[list[Seal], list[dict[str, str]], str | None]:
+        """A page of seals, newest first, the keys that verify them all, and the cursor of the next page."""
+        seals, following = self.chain.page(cursor)
+        return seals, self.chain.keys.public_jwks(), following
+
     def prune(self, older_than: timedelta, client: ClientInfo) -> Iterator[int]:
         """Remove sealed ranges whose events are all older; yields how many events went, range by range.
 

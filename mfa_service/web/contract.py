@@ -164,7 +164,7 @@ def refuses(*refusals: type[MFAError]) -> Callable[[F], F]:
 
 
 def limited(*limits: Literal["credentials", "sessions", "registrations", "administration"]) -> Callable[[F], F]:
-    """Count calls, before anything else is done, against limits that `web/limits.py` knows by name."""
+    """Count calls, before the view does anything, against limits that `web/limits.py` knows by name."""
     return lambda view: declare(view, limits=limits)
 
 

@@ -2,9 +2,9 @@
 
 A route names its limits (`@limited("credentials")`); `mount.py` puts them round the views of one app.
 
-Flask-Limiter counts before the view is called and before a byte of the body is parsed. With its store down it
-goes on per process, and comes back by itself. It is the first ring only: what must not be got round is counted in
-the database.
+Flask-Limiter counts before the view is called: of a body for the API no byte is parsed then, of the pages' forms 64 KiB
+at most. With its store down it goes on per process, and comes back by itself. It is the first ring only: what must not
+be got round is counted in the database.
 """
 
 import functools
@@ -27,6 +27,8 @@ from mfa_service.web.stores import store_of
 
 #: The one limit that all clients share.
 EVERYBODY = "registrations"
+#: Where the calls are counted that the administrators' guard refuses, on all routes together.
+REFUSALS = "refusals"
 
 
 class Limits:
@@ -51,6 +53,12 @@ class Limits:
         # On an app of its own: what a host has configured for its own limiter (RATELIMIT_…) is about the host's routes.
         self.limiter.init_app(Flask("mfa_service.limits", static_folder=None))
         _let_check_write(self.limiter.storage)
+        shared = self.limiter.shared_limit(settings.admin_rate_limit, scope=REFUSALS, key_func=client_network)
+        self._count_refusal = _counted_again(shared(_pass))
+
+    def count_refusal(self) -> None:
+        """Count a call that the administrators' guard refuses. Raises RateLimitExceeded once they are used up."""
+        self._count_refusal()
 
     def refusal(self) -> TooManyAttempts:
         """The 429 for the limit that this request has used up."""
@@ -76,6 +84,10 @@ class Limits:
             key = (lambda: EVERYBODY) if name == EVERYBODY else client_network
             view = self.limiter.limit(self._rates[name], key_func=key)(_under_own_name(view, name))
         return _counted_again(view)
+
+
+def _pass() -> None:
+    """What a limit is put round where there is no view to keep."""
 
 
 def _counted_again(view: Callable[..., Any]) -> Callable[..., Any]:

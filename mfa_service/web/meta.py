@@ -92,6 +92,14 @@ def metrics() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """The OpenAPI document; it leaves out what is switched off."""
+    mount = current_mount()
+    if mount.document is None:  # once: nothing in it changes after the start, and anybody may ask for it
+        mount.document = _document()
+    return current_app.response_class(mount.document, mimetype="application/json")
+
+
+def _document() -> bytes:
     settings = services().settings
     hidden = () if settings.registration_open else ("auth.register",)
-    return jsonify(document(current_app, server=settings.public_url, version=version("mfa_service"), hidden=hidden))
+    made = document(current_app, server=settings.public_url, version=version("mfa_service"), hidden=hidden)
+    return jsonify(made).get_data()

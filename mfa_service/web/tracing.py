@@ -59,7 +59,9 @@ class Spans:
         method = request.method if request.method in _METHODS else "_OTHER"
         attributes = {"http.request.method": method}
         if request.url_rule:  # any other path may hold anything at all
-            attributes |= {"http.route": request.url_rule.rule, "url.path": request.path}
+            attributes["http.route"] = request.url_rule.rule
+            if not request.url_rule.arguments:  # which may hold anything, too
+                attributes["url.path"] = request.path
         name = f"{method} {request.url_rule.rule}" if request.url_rule else method.replace("_OTHER", "HTTP")
         span = self._tracer.start_span(name, parent, kind, attributes)
         g.mfa_span = span, context.attach(trace.set_span_in_context(span))

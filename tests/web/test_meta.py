@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.routing import Rule
 
 from mfa_service.crypto.signing import new_key_pem
-from mfa_service.errors import published
+from mfa_service.errors import TooManyAttempts, published
 from mfa_service.services import schema
 from mfa_service.services.database import engine_for
 from mfa_service.web.contract import contract_of
@@ -191,7 +191,8 @@ def test_the_document_says_what_each_route_takes_gives_and_refuses(app: Flask, o
             assert ("content" in operation["responses"][str(contract.status)]) == (contract.status != 204)
             for refusal in contract.refusals:
                 assert refusal.code in codes(operation, refusal.status)
-            assert ("429" in operation["responses"]) == bool(contract.limits)
+            is_limited = contract.limits or TooManyAttempts in contract.refusals
+            assert ("429" in operation["responses"]) == bool(is_limited)
             assert ("413" in operation["responses"]) == ("415" in operation["responses"]) == bool(contract.takes)
 
 
@@ -227,6 +228,15 @@ def test_the_document_holds_all_that_it_points_at_and_nothing_it_does_not(openap
 def test_the_document_names_the_address_that_clients_use(make_app: MakeApp) -> None:
     client = make_app(MFA_PUBLIC_URL="https://auth.example/mfa").test_client()
     assert client.get("/openapi.json").json["servers"] == [{"url": "https://auth.example/mfa"}]
+
+
+def test_the_document_is_put_together_once(make_app: MakeApp) -> None:
+    app = make_app()
+    first = app.test_client().get("/openapi.json")
+    app.view_functions["auth.login"] = lambda: ""  # a view without a contract, which a new document would leave out
+    again = app.test_client().get("/openapi.json")
+    assert (again.data, again.content_type) == (first.data, first.content_type)
+    assert "/auth/login" in again.json["paths"]
 
 
 def test_a_closed_registration_is_403_and_leaves_the_document(make_app: MakeApp) -> None:

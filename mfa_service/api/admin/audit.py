@@ -93,6 +93,9 @@ def export_audit(query: ExportQuery) -> Response:
 @refuses(*ADMIN_REFUSALS)
 def list_seals(query: Paged) -> SealsView:
     """The seals over the log, to keep or to compare. Verifying is `flask mfa audit verify`."""
-    seals, following = services().seals.chain.page(query.cursor)
-    keys = [SealKeyView.model_validate(key) for key in services().seals.chain.keys.public_jwks()]
-    return SealsView(items=[SealView(**seal.as_members()) for seal in seals], keys=keys, next=following)
+    seals, keys, following = services().seals.page(query.cursor)
+    return SealsView(
+        items=[SealView(**seal.as_members()) for seal in seals],
+        keys=[SealKeyView.model_validate(key) for key in keys],
+        next=following,
+    )

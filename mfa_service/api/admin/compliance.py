@@ -57,8 +57,7 @@ def show_compliance(query: ComplianceQuery) -> ComplianceView | Response:
     if query.format == "csv":
         services().administration.record_export(acting(), Event.REPORT_EXPORTED, {"standing": query.standing})
         return Response(as_csv(services().directory.whole_report(query.standing)), mimetype="text/csv")
-    numbers = services().directory.compliance()
-    rows, following = services().directory.report(query.standing, query.cursor)
+    numbers, rows, following = services().directory.report_with_numbers(query.standing, query.cursor)
     return ComplianceView(**vars(numbers), items=[_view(row) for row in rows], next=following)
 
 

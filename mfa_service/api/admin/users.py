@@ -9,7 +9,7 @@ from mfa_service import errors
 from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
 from mfa_service.api.admin.deadline import DeadlineBody, DeadlineView
 from mfa_service.services.administration import Changes
-from mfa_service.services.directory import Counter, Entry, FactorState, UserFilter
+from mfa_service.services.directory import Counter, Entry, FactorState, Profile, UserFilter
 from mfa_service.services.policy import Deadline
 from mfa_service.services.tickets import TICKET_SECONDS
 from mfa_service.web import services
@@ -115,7 +115,7 @@ def list_users(query: UsersQuery) -> UsersView:
 @refuses(*ADMIN_REFUSALS, errors.NotFound)
 def show_user(user_id: str) -> UserDetailView:
     """Look at one account."""
-    return _detail(user_id)
+    return _detail(services().directory.show(user_id))
 
 
 @blueprint.patch("/users/<user_id>")
@@ -130,8 +130,7 @@ def change_user(body: ChangeBody, user_id: str) -> UserDetailView:
     deadline = body.mfa_deadline.deadline if body.mfa_deadline else Deadline()
     roles = None if body.roles is None else tuple(body.roles)
     changes = Changes(roles, body.disabled, body.mfa_required, deadline)
-    services().administration.change(acting(body.reason), user_id, changes)
-    return _detail(user_id)
+    return _detail(services().administration.change_and_show(acting(body.reason), user_id, changes))
 
 
 @blueprint.delete("/users/<user_id>")
@@ -182,8 +181,7 @@ def user_entry(entry: Entry) -> UserEntryView:
     return UserEntryView(**entry.as_members())
 
 
-def _detail(user_id: str) -> UserDetailView:
-    profile = services().directory.show(user_id)
+def _detail(profile: Profile) -> UserDetailView:
     return UserDetailView(
         **profile.entry.as_members(),
         recovery_codes_left=profile.recovery_codes_left,

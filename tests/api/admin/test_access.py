@@ -1,5 +1,7 @@
 """Who gets at what: every admin route and every route with an id, tried by everybody who must not."""
 
+from collections.abc import Callable
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -10,6 +12,8 @@ from tests.administrators import complete, everything, id_of, promote, refusal, 
 from tests.conftest import Clock
 from tests.factories import Person, bearer, log_in, register
 from tests.services import CLIENT, Rows
+
+MakeApp = Callable[..., Flask]
 
 #: Every admin route, with a body that an administrator would be obeyed for.
 ADMIN_ROUTES: dict[tuple[str, str], dict[str, object] | None] = {
@@ -175,6 +179,34 @@ def test_a_role_in_the_token_or_the_body_is_worth_nothing(client: FlaskClient, t
     assert refusal(answer) == (403, "role_required")
 
 
+def test_calls_that_are_refused_are_counted_together_and_on_record_no_oftener(
+    make_app: MakeApp, clock: Clock, rows: Rows
+) -> None:
+    client = make_app(MFA_ADMIN_RATE_LIMIT="3 per hour").test_client()
+    token = complete(client, register(client, "ada"), clock())["accessToken"]
+    paths = ["/api/admin/users", "/api/admin/policy", "/api/admin/audit", "/api/admin/users", "/api/admin/compliance"]
+    answers = [client.get(path, headers=bearer(token)) for path in paths]
+    assert [answer.status_code for answer in answers] == [403, 403, 403, 429, 429]
+    assert answers[-1].json["code"] == "too_many_attempts"
+    assert answers[-1].headers["Retry-After"] == str(answers[-1].json["retryAfter"])
+    assert [row["event"] for row in rows("SELECT event FROM mfa_events")].count("access.refused") == 3
+    assert client.get("/api/profile", headers=bearer(token)).status_code == 200
+
+
+def test_who_is_let_in_is_not_kept_out_by_calls_that_were_refused(make_app: MakeApp, clock: Clock) -> None:
+    client = make_app(MFA_ADMIN_RATE_LIMIT="2 per hour").test_client()
+    people = [register(client, name) for name in ("ada", "root")]
+    promote(client, id_of(client, "root"))
+    ada, root = (complete(client, person, clock())["accessToken"] for person in people)
+    assert [client.get("/api/admin/users", headers=bearer(ada)).status_code for _ in range(3)] == [403, 403, 429]
+    assert [client.get("/api/admin/users", headers=bearer(root)).status_code for _ in range(3)] == [200] * 3
+    preview = "/api/admin/policy/preview"
+    for _ in range(3):
+        client.post(preview, json={"mode": "optional"}, headers=bearer(ada))
+    answers = [client.post(preview, json={"mode": "optional"}, headers=bearer(root)) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -199,11 +231,10 @@ def by_device(client: FlaskClient, person: Person, device_token: str) -> str:
 
 
 @pytest.fixture
-def client(make_app: object) -> FlaskClient:
+def client(make_app: MakeApp) -> FlaskClient:
     """Without the limits: everybody is tried on every route."""
     limits = {f"MFA_{name}_RATE_LIMIT": "100000 per minute" for name in ("ADMIN", "SESSION")}
-    made: Flask = make_app(**limits)  # type: ignore[operator]
-    return made.test_client()
+    return make_app(**limits).test_client()
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import csv
 import io
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import event
 
 from tests.administrators import administrator, id_of, promote, refusal, services_of
 from tests.conftest import Clock
@@ -29,6 +31,20 @@ def test_numbers_and_rows_agree(client: FlaskClient, root: dict[str, str], clock
         ("bob", "none", "late"),
         ("ada", "none", "late"),
     ]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # PostgreSQL reads each statement's own moment
+def test_numbers_and_rows_are_of_one_moment(client: FlaskClient, root: dict[str, str], rows: Rows) -> None:
+    register(client, "ada")
+
+    @event.listens_for(services_of(client).engine, "after_cursor_execute")
+    def delete_somebody(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FILTER" in statement:
+            rows("DELETE FROM mfa_users WHERE username = 'ada'")
+
+    shown = client.get("/api/admin/compliance", headers=root).json
+    assert rows("SELECT username FROM mfa_users") == [{"username": "root"}]
+    assert shown["users"] == len(shown["items"]) == 2
 
 
 def test_the_csv_equals_the_pages(client: FlaskClient, root: dict[str, str], clock: Clock) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import event
 
 from tests.administrators import administrator, complete, everything, id_of, promote, refusal, services_of
 from tests.conftest import Clock
@@ -60,6 +61,18 @@ def test_what_is_left_out_of_a_change_stays(client: FlaskClient, root: dict[str,
     assert nothing == disabled
     enabled = client.patch(path(client), json={"disabled": False, "roles": [], "mfaRequired": False}, headers=root).json
     assert (enabled["roles"], enabled["mfaRequired"], enabled.get("disabledAt")) == ([], False, None)
+
+
+def test_a_change_is_answered_as_done_though_somebody_deletes_the_account_right_after(
+    client: FlaskClient, root: dict[str, str], ada: Person, rows: Rows
+) -> None:
+    @event.listens_for(services_of(client).session, "after_commit")
+    def delete_who_is_disabled(_session: Any) -> None:
+        rows("DELETE FROM mfa_users WHERE disabled_at IS NOT NULL")
+
+    answer = client.patch(path(client), json={"disabled": True, "roles": ["staff"]}, headers=root)
+    assert (answer.status_code, answer.json["username"], answer.json["roles"]) == (200, "ada", ["staff"])
+    assert rows("SELECT username FROM mfa_users") == [{"username": "root"}]
 
 
 def test_a_reset_gives_a_ticket_that_enrols(
