@@ -46,7 +46,11 @@ def test_an_app_that_was_loaded_before_the_fork_shares_nothing(start: Start, row
     codes = [
         {"tempToken": token, "totpCode": totp(secret, step)} for token, secret in zip(pending, secrets, strict=True)
     ]
-    assert [answer.status for answer in burst(address, "/auth/verify-mfa", codes)] == [200] * 40
+    # On a busy machine some wait too long for SQLite's one writer. They have spent nothing, and come again.
+    refused = [answer.status for answer in burst(address, "/auth/verify-mfa", codes) if answer.status != 200]
+    assert set(refused) <= {503}
+    unspent = [answer.status for answer in burst(address, "/auth/verify-mfa", codes) if answer.status == 200]
+    assert len(unspent) == len(refused)
     # The timer that seals runs in the workers, not in the process that forked them.
     assert not [thread for thread in threads_of(master.pid) if thread == "sealer"]
 

@@ -319,7 +319,7 @@ def flask(environment: dict[str, str]) -> Run:
     def run(*arguments: str, code: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "flask", "mfa", *arguments]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, input=stdin, timeout=300, check=False
+            command, env=environment, capture_output=True, text=True, input=stdin, timeout=900, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
