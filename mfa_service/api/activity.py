@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mfa_service.api.blueprint import blueprint
 from mfa_service.guard import REFUSALS, current_identity, require_mfa
-from mfa_service.services.audit_log import Entry, EventFilter
+from mfa_service.services.audit_log import EventEntry, EventFilter
 from mfa_service.web import services
 from mfa_service.web.contract import Paged, View, asks, gives, refuses
 
@@ -44,7 +44,7 @@ def show_activity(query: Paged) -> EventsView:
     return EventsView(items=[event_view(event) for event in events], next=following)
 
 
-def event_view(event: Entry) -> EventView:
+def event_view(event: EventEntry) -> EventView:
     """An event as it is answered."""
     return EventView(
         id=event.id,

@@ -13,7 +13,7 @@ from mfa_service.crypto.chain import Seal
 from mfa_service.crypto.opaque import is_id
 from mfa_service.services import Services
 from mfa_service.services.audit import Event
-from mfa_service.services.audit_log import Entry, EventFilter
+from mfa_service.services.audit_log import EventEntry, EventFilter
 from mfa_service.services.reports import as_ndjson
 
 _EVENTS = [str(event) for event in Event]
@@ -123,7 +123,7 @@ def _filter(
     return EventFilter(event, user_id, actor, since, before)
 
 
-def _members(entry: Entry) -> dict[str, Any]:
+def _members(entry: EventEntry) -> dict[str, Any]:
     return vars(entry) | {"at": entry.at.isoformat()}
 
 

@@ -22,7 +22,7 @@ from mfa_service.cli.group import (
 from mfa_service.cli.policy import deadline_of, deadline_options
 from mfa_service.services import Services
 from mfa_service.services.administration import Changes
-from mfa_service.services.directory import Entry, FactorState, Profile, UserFilter
+from mfa_service.services.directory import FactorState, Profile, UserEntry, UserFilter
 from mfa_service.services.roles import ADMIN
 from mfa_service.services.tickets import TICKET_SECONDS
 
@@ -159,7 +159,7 @@ def require_factor(user: str, at: datetime | None, days: int | None, off: bool, 
     click.echo(f"{user} {'is under the general policy alone' if off else 'must have a second factor'}")
 
 
-def _some(services: Services, which: UserFilter, limit: int) -> list[Entry]:
+def _some(services: Services, which: UserFilter, limit: int) -> list[UserEntry]:
     found, cursor = services.directory.search(which, None)
     entries = list(found)
     while cursor and len(entries) < limit:

@@ -42,6 +42,7 @@ from mfa_service.services.sessions import Sessions
 from mfa_service.services.tickets import Tickets
 from mfa_service.services.timer import Timer
 from mfa_service.services.totp import TOTP
+from mfa_service.services.trust import Trust
 from mfa_service.services.unit_of_work import UnitOfWork
 from mfa_service.services.users import Users
 
@@ -96,6 +97,7 @@ class Services:
         self.sessions = Sessions(
             session, unit, audit, self.refresh_tokens, now, seconds=settings.session_seconds, idle_seconds=idle
         )
+        self.trust = Trust(self.sessions, self.devices, self.challenges)
         self.notices = Notices(session, unit, audit)
         self.health = Health(session, unit, self.vault)
         self.housekeeping = Housekeeping(session, unit, now, idle_seconds=idle)
@@ -126,9 +128,8 @@ class Services:
             vault=self.vault,
             hashing=self.hashing,
             totp=self.totp,
-            challenges=self.challenges,
             sessions=self.sessions,
-            devices=self.devices,
+            trust=self.trust,
             settings=settings,
             now=self.now,
         )
@@ -147,6 +148,7 @@ class Services:
             policy=self.policy,
             devices=self.devices,
             sessions=self.sessions,
+            trust=self.trust,
             minter=self.minter,
             verifier=self.verifier,
             now=self.now,
@@ -166,9 +168,8 @@ class Services:
             totp=self.totp,
             recovery_codes=self.recovery_codes,
             tickets=self.tickets,
-            challenges=self.challenges,
             sessions=self.sessions,
-            devices=self.devices,
+            trust=self.trust,
             directory=self.directory,
             now=now,
         )

@@ -28,9 +28,7 @@ from mfa_service.errors import (
 from mfa_service.models import User
 from mfa_service.services import lockout, usernames
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.challenges import Challenges
 from mfa_service.services.database import changes_one
-from mfa_service.services.devices import Devices
 from mfa_service.services.hashing import Hashing, Place
 from mfa_service.services.links import ExternalId, Links, email_key
 from mfa_service.services.lockout import Lockout, password_from
@@ -38,6 +36,7 @@ from mfa_service.services.password_policy import ensure_acceptable
 from mfa_service.services.roles import Roles
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.totp import TOTP, Enrolment
+from mfa_service.services.trust import Trust
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import Users, is_named, password_context
 
@@ -76,9 +75,8 @@ class Accounts:
     vault: Vault
     hashing: Hashing
     totp: TOTP
-    challenges: Challenges
     sessions: Sessions
-    devices: Devices
+    trust: Trust
     settings: Settings
     now: Callable[[], datetime]
 
@@ -191,12 +189,7 @@ class Accounts:
         user.password_set_at = self.now()
         self.locks.passed(user.id, lockout.PASSWORD)  # what was guessed of the old one no longer counts
         self.audit.record(Event.PASSWORD_CHANGED, client, user_id=user.id)
-        self._end_trust(user.id, keep=session_id)
-
-    def _end_trust(self, user_id: str, *, keep: str = "") -> None:
-        self.sessions.revoke_all(user_id, keep=keep)
-        self.devices.forget_all(user_id)
-        self.challenges.close_all(user_id)
+        self.trust.end(user.id, keep=session_id)
 
     @reading
     def _get(self, user_id: str) -> User:

@@ -18,8 +18,6 @@ from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import InvalidToken, NotFound, RoleRequired
 from mfa_service.models import User
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.challenges import Challenges
-from mfa_service.services.devices import Devices
 from mfa_service.services.directory import Directory, Profile
 from mfa_service.services.lockout import Lockout
 from mfa_service.services.policy import Deadline, Policy, Rules
@@ -28,6 +26,7 @@ from mfa_service.services.roles import ADMIN, Roles, ensure_names
 from mfa_service.services.sessions import Sessions
 from mfa_service.services.tickets import Tickets
 from mfa_service.services.totp import TOTP
+from mfa_service.services.trust import Trust
 from mfa_service.services.unit_of_work import UnitOfWork, unit_of_work
 from mfa_service.services.users import Users
 
@@ -73,9 +72,8 @@ class Administration:
     totp: TOTP
     recovery_codes: RecoveryCodes
     tickets: Tickets
-    challenges: Challenges
     sessions: Sessions
-    devices: Devices
+    trust: Trust
     directory: Directory
     now: Callable[[], datetime]
 
@@ -141,7 +139,7 @@ class Administration:
         self.totp.forget_all(user.id)
         self.recovery_codes.forget_all(user.id)
         self.locks.forget_all(user.id)
-        self._end_trust(user.id)
+        self.trust.end(user.id)
         user.had_factor_at = user.had_factor_at or self.now()
         self._record(Event.FACTOR_REMOVED, by, user)
         return self.tickets.issue(user.id)
@@ -157,16 +155,16 @@ class Administration:
     def end_sessions(self, by: By, user_id: str) -> None:
         """End all sessions of an account, its remembered devices and pending tokens. Raises NotFound."""
         user = self._get(by, user_id)
-        self._end_trust(user.id)
+        self.trust.end(user.id)
         self._record(Event.SESSIONS_ENDED, by, user)
 
-    def set_policy(self, by: By, rules: Rules) -> None:
-        """Put other rules in place. Raises InvalidRequest."""
-        self.change_policy(by, lambda _: rules)
+    def set_policy(self, by: By, rules: Rules) -> Rules:
+        """Put other rules in place, and return them as they stand then. Raises InvalidRequest."""
+        return self.change_policy(by, lambda _: rules)
 
     @unit_of_work
-    def change_policy(self, by: By, change: Callable[[Rules], Rules]) -> None:
-        """Put in place what `change` makes of the rules as they are now. Raises InvalidRequest."""
+    def change_policy(self, by: By, change: Callable[[Rules], Rules]) -> Rules:
+        """Put in place what `change` makes of the rules as they are now, and return that. Raises InvalidRequest."""
         self.policy.hold()
         self._ensure_administrator(by)
         ensure_names(change(self.policy.read()).roles)  # what is refused leaves nothing
@@ -177,6 +175,7 @@ class Administration:
         self.audit.record(
             Event.POLICY_CHANGED, by.client, reason=by.reason, before=before.as_detail(), after=rules.as_detail()
         )
+        return self.policy.read()
 
     @unit_of_work
     def record_refusal(self, identity: Identity, client: ClientInfo, role: str) -> None:
@@ -220,7 +219,7 @@ class Administration:
         self._record(Event.USER_DISABLED if disabled else Event.USER_ENABLED, by, user)
         if disabled:
             self.tickets.void(user.id)
-            self._end_trust(user.id)
+            self.trust.end(user.id)
 
     def _require(self, by: By, user: User, deadline: Deadline | None) -> None:
         before = self.policy.find_own_rule(user.id)
@@ -228,11 +227,6 @@ class Administration:
             return
         self.policy.require(user.id, deadline)
         self._record(Event.REQUIREMENT_CHANGED, by, user, before=_shown(before), after=_shown(deadline))
-
-    def _end_trust(self, user_id: str) -> None:
-        self.sessions.revoke_all(user_id)
-        self.devices.forget_all(user_id)
-        self.challenges.close_all(user_id)
 
     def _record(self, event: Event, by: By, user: User, **detail: Any) -> None:
         self.audit.record(event, by.client, user_id=user.id, reason=by.reason, **detail)

@@ -28,7 +28,7 @@ class EventFilter:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EventEntry:
     """An event as it is read."""
 
     id: int
@@ -50,20 +50,20 @@ class AuditLog:
         self.unit = unit
 
     @reading
-    def search(self, which: EventFilter, cursor: str | None) -> tuple[list[Entry], str | None]:
+    def search(self, which: EventFilter, cursor: str | None) -> tuple[list[EventEntry], str | None]:
         """A page of events, and the cursor of the next one."""
         rows, following = page(self._session, matching(which), AuditEvent.at, AuditEvent.id, cursor)
         return [_entry(row) for row in rows], following
 
-    def export(self, which: EventFilter) -> Iterator[Entry]:
+    def export(self, which: EventFilter) -> Iterator[EventEntry]:
         """Every event, a batch at a time, each in a transaction of its own; nothing is held while it is sent."""
-        last: Entry | None = None
+        last: EventEntry | None = None
         while batch := self._batch(which, last):
             yield from batch
             last = batch[-1]
 
     @reading
-    def _batch(self, which: EventFilter, last: Entry | None) -> list[Entry]:
+    def _batch(self, which: EventFilter, last: EventEntry | None) -> list[EventEntry]:
         query = matching(which)
         if last:
             query = query.where(older_than(AuditEvent.at, AuditEvent.id, last.at, last.id))
@@ -81,5 +81,5 @@ def matching(which: EventFilter) -> Select[Any]:
     return query if which.before is None else query.where(AuditEvent.at < which.before)
 
 
-def _entry(row: AuditEvent) -> Entry:
-    return Entry(**{field.name: getattr(row, field.name) for field in fields(Entry)})
+def _entry(row: AuditEvent) -> EventEntry:
+    return EventEntry(**{field.name: getattr(row, field.name) for field in fields(EventEntry)})

@@ -46,7 +46,7 @@ class UserFilter:
 
 
 @dataclass(frozen=True)
-class Entry:
+class UserEntry:
     """An account in a list."""
 
     user: User
@@ -82,7 +82,7 @@ class Counter:
 class Profile:
     """An account as an administrator sees it: no secret, hash, code or token."""
 
-    entry: Entry
+    entry: UserEntry
     recovery_codes_left: int
     sessions: int
     devices: int
@@ -138,7 +138,7 @@ class Directory:
         self._now = now
 
     @reading
-    def search(self, which: UserFilter, cursor: str | None) -> tuple[Sequence[Entry], str | None]:
+    def search(self, which: UserFilter, cursor: str | None) -> tuple[Sequence[UserEntry], str | None]:
         """A page of accounts, newest first, and the cursor of the next one."""
         users, following = page(self._session, matching(which), User.created_at, User.id, cursor)
         return self._entries(users), following
@@ -178,7 +178,7 @@ class Directory:
         return Compliance(*map(int, row))
 
     @reading
-    def preview(self, rules: Rules, cursor: str | None) -> tuple[Preview, Sequence[Entry], str | None]:
+    def preview(self, rules: Rules, cursor: str | None) -> tuple[Preview, Sequence[UserEntry], str | None]:
         """Whom other rules would make enrol: the numbers, and a page of the accounts."""
         without = select(User).where(~has_factor(), is_required_by(self._policy.proposed(rules)))
         users, following = page(self._session, without, User.created_at, User.id, cursor)
@@ -214,7 +214,7 @@ class Directory:
         return select(User).where(User.disabled_at.is_(None), *which)
 
     def _standings(self) -> dict[Standing, ColumnElement[bool]]:
-        rules, now = self._policy.standing(), self._now()
+        rules, now = self._policy.rules_in_force(), self._now()
         without, required, due = ~has_factor(), is_required_by(rules), is_due_by(rules, now)
         return {
             "enrolled": has_factor(),
@@ -228,7 +228,7 @@ class Directory:
         deadlines = self._policy.find_deadlines({entry.user.id: entry.roles for entry in entries})
         return [self._row(entry, deadlines.get(entry.user.id)) for entry in entries]
 
-    def _row(self, entry: Entry, deadline: datetime | None) -> Row:
+    def _row(self, entry: UserEntry, deadline: datetime | None) -> Row:
         user, is_enrolled = entry.user, entry.factor != "none"
         still_to_do: Standing = "free" if deadline is None else "late" if deadline <= self._now() else "due"
         return Row(
@@ -242,14 +242,16 @@ class Directory:
             seen_at=user.seen_at,
         )
 
-    def _entries(self, users: Sequence[User]) -> list[Entry]:
+    def _entries(self, users: Sequence[User]) -> list[UserEntry]:
         """Roles and factors of all of them in three queries, not three for each."""
         ids = [user.id for user in users]
         roles = self._roles.of_all(ids)
         confirmed = select(TOTPSecret.user_id).where(TOTPSecret.user_id.in_(ids), TOTPSecret.confirmed_at.is_not(None))
         enrolled = set(self._session.scalars(confirmed))
         locked = set(self._session.scalars(select(Lock.user_id).where(Lock.user_id.in_(ids), *_disabled())))
-        return [Entry(user, roles.get(user.id, ()), _state(user.id in enrolled, user.id in locked)) for user in users]
+        return [
+            UserEntry(user, roles.get(user.id, ()), _state(user.id in enrolled, user.id in locked)) for user in users
+        ]
 
     def _count(self, column: Any, which: ColumnElement[bool]) -> int:
         return self._session.scalar(select(func.count(column)).where(which)) or 0

@@ -48,6 +48,7 @@ from mfa_service.services.recovery_codes import FEW, RecoveryCodes
 from mfa_service.services.sessions import Account, Found, Grant, Sessions
 from mfa_service.services.tickets import Tickets
 from mfa_service.services.totp import TOTP, Enrolment
+from mfa_service.services.trust import Trust
 from mfa_service.services.unit_of_work import UnitOfWork, reading, unit_of_work
 from mfa_service.services.users import Users
 
@@ -127,6 +128,7 @@ class Login:
     policy: Policy
     devices: Devices
     sessions: Sessions
+    trust: Trust
     minter: Minter
     verifier: Verifier
     now: Callable[[], datetime]
@@ -320,9 +322,7 @@ class Login:
                 self.sessions.revoke(identity.user_id, identity.session_id, client)
             return
         self.users.find(identity.user_id)
-        self.sessions.revoke_all(identity.user_id)
-        self.devices.forget_all(identity.user_id)
-        self.challenges.close_all(identity.user_id)
+        self.trust.end(identity.user_id)
         self.audit.record(Event.SESSIONS_ENDED, client, user_id=identity.user_id)
 
     def _ensure_password_is_enough(self, token: RefreshToken, user: User) -> None:

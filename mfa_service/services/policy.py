@@ -58,7 +58,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StandingRule:
     """One rule as it stands in the database: about whom, from when on, and since when there is such a rule."""
 
     subject: str
@@ -100,7 +100,7 @@ class Policy:
 
         `starts` is for a login: days that are counted from the first one begin now, unless they have begun.
         """
-        rules, now = [*self._about_everyone(), *self._standing(_is_about(user_id))], self._now()
+        rules, now = [*self._about_everyone(), *self._in_force(_is_about(user_id))], self._now()
         began = self._beginnings([user_id])
         if starts:
             for rule in rules:
@@ -109,8 +109,8 @@ class Policy:
 
     def find_deadlines(self, roles: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
         """The same for many users, given with their roles; who need not have a factor is left out."""
-        general, now = {rule.subject: rule for rule in self.standing()}, self._now()
-        own = {rule.subject: rule for rule in self._standing(Rule.user_id.in_(roles))}
+        general, now = {rule.subject: rule for rule in self.rules_in_force()}, self._now()
+        own = {rule.subject: rule for rule in self._in_force(Rule.user_id.in_(roles))}
         began = self._beginnings(list(roles))
         deadlines: dict[str, datetime] = {}
         for user_id, names in roles.items():
@@ -197,37 +197,37 @@ class Policy:
     @reading
     def preview(self, rules: Rules) -> Preview:
         """Count whom other rules would concern, changing nothing."""
-        today, proposed, now = self.standing(), self.proposed(rules), self._now()
+        today, proposed, now = self.rules_in_force(), self.proposed(rules), self._now()
         required, before = is_required_by(proposed), is_required_by(today)
         counted = (true(), required, is_due_by(proposed, now), and_(required, ~before), and_(before, ~required))
         numbers = [func.count().filter(condition) for condition in counted]
         return Preview(*map(int, self._session.execute(select(*numbers).select_from(User).where(~has_factor())).one()))
 
-    def proposed(self, rules: Rules) -> list[Standing]:
+    def proposed(self, rules: Rules) -> list[StandingRule]:
         """How other rules would stand, if they were put in place now: those that are there keep their day."""
-        since, now = {rule.subject: rule.since for rule in self.standing()}, self._now()
+        since, now = {rule.subject: rule.since for rule in self.rules_in_force()}, self._now()
         wanted = {f"role:{role}": deadline for role, deadline in rules.roles.items()}
         wanted |= {EVERYONE: rules.deadline} if rules.mode == "required" else {}
-        return [Standing(subject, deadline, since.get(subject, now)) for subject, deadline in wanted.items()]
+        return [StandingRule(subject, deadline, since.get(subject, now)) for subject, deadline in wanted.items()]
 
-    def standing(self) -> list[Standing]:
+    def rules_in_force(self) -> list[StandingRule]:
         """The rules about everybody and about roles. There may be many about single users: those stay in SQL."""
-        return [*self._about_everyone(), *self._standing(Rule.user_id.is_(None))]
+        return [*self._about_everyone(), *self._in_force(Rule.user_id.is_(None))]
 
-    def _about_everyone(self) -> Iterator[Standing]:
+    def _about_everyone(self) -> Iterator[StandingRule]:
         everyone = self._everyone()
         if _mode(everyone) == "required":
-            yield Standing(EVERYONE, _deadline(everyone), everyone.created_at if everyone else ALWAYS)
+            yield StandingRule(EVERYONE, _deadline(everyone), everyone.created_at if everyone else ALWAYS)
 
-    def _standing(self, which: ColumnElement[bool]) -> Iterator[Standing]:
+    def _in_force(self, which: ColumnElement[bool]) -> Iterator[StandingRule]:
         for rule in self._session.scalars(select(Rule).where(which).order_by(Rule.subject)):
-            yield Standing(rule.subject, Deadline(rule.deadline_at, rule.grace_days), rule.created_at)
+            yield StandingRule(rule.subject, Deadline(rule.deadline_at, rule.grace_days), rule.created_at)
 
     def _beginnings(self, user_ids: Sequence[str]) -> dict[tuple[str, str], datetime]:
         rows = self._session.scalars(select(GracePeriod).where(GracePeriod.user_id.in_(user_ids)))
         return {(row.user_id, row.subject): row.started_at for row in rows}
 
-    def _begin(self, rule: Standing, user_id: str, began: datetime | None, now: datetime) -> None:
+    def _begin(self, rule: StandingRule, user_id: str, began: datetime | None, now: datetime) -> None:
         """Note the first login under a rule that counts days."""
         if rule.deadline.days is None or rule.deadline.at or (began and began >= rule.since):
             return
@@ -254,15 +254,15 @@ def own_subject(user_id: str) -> str:
     return f"user:{user_id}"
 
 
-def is_required_by(standing: Sequence[Standing]) -> ColumnElement[bool]:
+def is_required_by(rules: Sequence[StandingRule]) -> ColumnElement[bool]:
     """SQL: one of these rules, or one about the user alone, is about the user."""
-    return or_(exists().where(Rule.user_id == User.id), *map(_concerns, standing))
+    return or_(exists().where(Rule.user_id == User.id), *map(_concerns, rules))
 
 
-def is_due_by(standing: Sequence[Standing], now: datetime) -> ColumnElement[bool]:
+def is_due_by(rules: Sequence[StandingRule], now: datetime) -> ColumnElement[bool]:
     """SQL: one of these rules, or one about the user alone, is about the user, and its deadline has come."""
     own = or_(Rule.deadline_at <= now, and_(Rule.deadline_at.is_(None), Rule.grace_days.is_(None)))
-    due = (and_(_concerns(rule), _is_over(rule, now)) for rule in standing)
+    due = (and_(_concerns(rule), _is_over(rule, now)) for rule in rules)
     return or_(exists().where(Rule.user_id == User.id, own), *due)
 
 
@@ -279,13 +279,13 @@ def _is_about(user_id: str) -> ColumnElement[bool]:
     return or_(Rule.user_id == user_id, Rule.subject.in_(roles))
 
 
-def _concerns(rule: Standing) -> ColumnElement[bool]:
+def _concerns(rule: StandingRule) -> ColumnElement[bool]:
     if rule.subject == EVERYONE:
         return true()
     return exists().where(UserRole.user_id == User.id, UserRole.role == rule.subject.removeprefix("role:"))
 
 
-def _is_over(rule: Standing, now: datetime) -> ColumnElement[bool]:
+def _is_over(rule: StandingRule, now: datetime) -> ColumnElement[bool]:
     if rule.deadline.at or rule.deadline.days is None:
         return true() if (rule.deadline.at or rule.since) <= now else false()
     theirs = (GracePeriod.user_id == User.id, GracePeriod.subject == rule.subject)

@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from mfa_service.models import AuditEvent
 from mfa_service.services import Services, audit_log
 from mfa_service.services.audit import ClientInfo, Event
-from mfa_service.services.audit_log import Entry, EventFilter
+from mfa_service.services.audit_log import EventEntry, EventFilter
 from tests.conftest import Clock
 from tests.services import CLIENT, Rows, another, register, user_id_of
 
@@ -22,7 +22,7 @@ def test_an_entry_is_the_event_as_it_was_recorded(services: Services, clock: Clo
     services.unit.run(lambda: services.audit.record(Event.USER_UNLOCKED, client, user_id="u", n=[1]), writes=True)
     [entry], cursor = services.audit_log.search(ALL, None)
     assert cursor is None
-    assert entry == Entry(
+    assert entry == EventEntry(
         id=1,
         at=services.now(),
         event="user.unlocked",

@@ -69,8 +69,7 @@ def show_policy() -> PolicyView:
 @refuses(*ADMIN_REFUSALS)
 def replace_policy(body: PolicyBody) -> PolicyView:
     """Put another policy in place. It holds for the next token, and the next refresh."""
-    services().administration.set_policy(acting(body.reason), body.rules)
-    return _view(services().policy.show())
+    return _view(services().administration.set_policy(acting(body.reason), body.rules))
 
 
 @blueprint.post("/policy/preview")

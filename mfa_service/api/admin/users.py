@@ -9,7 +9,7 @@ from mfa_service import errors
 from mfa_service.api.admin.blueprint import ADMIN_REFUSALS, acting, blueprint
 from mfa_service.api.admin.deadline import DeadlineBody, DeadlineView
 from mfa_service.services.administration import Changes
-from mfa_service.services.directory import Counter, Entry, FactorState, Profile, UserFilter
+from mfa_service.services.directory import Counter, FactorState, Profile, UserEntry, UserFilter
 from mfa_service.services.policy import Deadline
 from mfa_service.services.tickets import TICKET_SECONDS
 from mfa_service.web import services
@@ -176,7 +176,7 @@ def end_user_sessions(body: ReasonBody, user_id: str) -> Empty:
     return Empty()
 
 
-def user_entry(entry: Entry) -> UserEntryView:
+def user_entry(entry: UserEntry) -> UserEntryView:
     """An account as it is answered in a list."""
     return UserEntryView(**entry.as_members())
 
