@@ -5,6 +5,7 @@ Whatever is wrong with a login, the work and the answer are the same, so that no
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn
@@ -18,11 +19,13 @@ from mfa_service.crypto.opaque import new_id
 from mfa_service.crypto.passwords import UnknownHash, decoy, hash_password, needs_rehash, verify_password
 from mfa_service.crypto.vault import Vault
 from mfa_service.errors import (
+    Busy,
     InvalidCredentials,
     InvalidToken,
     MFAError,
     RegistrationClosed,
     SealBroken,
+    Unavailable,
     UserExists,
 )
 from mfa_service.models import User
@@ -58,7 +61,8 @@ class Verdict:
     stored: StoredPassword | None
     is_right: bool
     is_readable: bool = True
-    fresh_hash: str | None = field(default=None, repr=False)
+    #: Right, but of another cost, or of another system.
+    is_old: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class Accounts:
     def check_password(self, username: str, password: str, client: ClientInfo) -> Verdict:
         """Hash and compare, outside of any transaction; an unknown name costs the same. Raises Busy, SealBroken."""
         with self.hashing.place() as place:
-            return self._compare(place, is_named(usernames.find_key(username)), password, client, renews=True)
+            return self._compare(place, is_named(usernames.find_key(username)), password, client)
 
     def change_password(self, user_id: str, session_id: str, current: str, new: str, client: ClientInfo) -> None:
         """Change the password, and end every other session, device and pending token.
@@ -166,7 +170,7 @@ class Accounts:
         user = self._get(user_id)
         self._ensure_acceptable(new, user.username, user.email, member="newPassword")
         with self.hashing.place() as place:
-            verdict = self._compare(place, User.id == user_id, current, client, renews=False)
+            verdict = self._compare(place, User.id == user_id, current, client)
             self._judge(user_id, session_id, verdict, client)
             hashed = place.run(hash_password, new, self.settings.bcrypt_cost)
         self._set_password(user_id, session_id, verdict, hashed, client)
@@ -203,9 +207,7 @@ class Accounts:
         min_length = self.settings.password_min_length
         ensure_acceptable(password, min_length=min_length, context=(*context, "mfa_service"), member=member)
 
-    def _compare(
-        self, place: Place, who: ColumnElement[bool], password: str, client: ClientInfo, *, renews: bool
-    ) -> Verdict:
+    def _compare(self, place: Place, who: ColumnElement[bool], password: str, client: ClientInfo) -> Verdict:
         cost = self.settings.bcrypt_cost
         stored = self._find_password(who, client)
         hashed = self._opened(stored, client) if stored else decoy(cost)
@@ -214,10 +216,7 @@ class Accounts:
         except UnknownHash:
             place.run(verify_password, password, decoy(cost), cost)
             return Verdict(stored, is_right=False, is_readable=False)
-        # While the lock of its network holds, a right password takes no longer than a wrong one.
-        may_renew = renews and is_right and stored is not None and stored.was_open
-        is_old = may_renew and needs_rehash(hashed, cost)
-        return Verdict(stored, is_right, fresh_hash=place.run(hash_password, password, cost) if is_old else None)
+        return Verdict(stored, is_right, is_old=is_right and needs_rehash(hashed, cost))
 
     @reading
     def _find_password(self, who: ColumnElement[bool], client: ClientInfo) -> StoredPassword | None:
@@ -265,21 +264,31 @@ class Accounts:
             self._refuse(stored, client)
         self.locks.passed(user.id, *subjects)
         self.audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
-        self._renew_hash(stored, verdict.fresh_hash, client)
+        if not verdict.is_old and self.vault.is_stale(stored.sealed):
+            self._replace(stored, self.vault.open(stored.sealed, password_context(stored.user_id)))
         return user
+
+    def renew_hash(self, verdict: Verdict, password: str, client: ClientInfo) -> None:
+        """Hash at the current cost what is of another one, once its owner was let in.
+
+        Not before: the time that it takes would tell the right password of a locked account. What finds no place in
+        the pool, or no database, waits for the next login.
+        """
+        if verdict.stored and verdict.is_old:
+            with suppress(Busy, Unavailable):
+                self._store_renewed(verdict.stored, self._hashed(password), client)
+
+    @unit_of_work
+    def _store_renewed(self, stored: StoredPassword, hashed: str, client: ClientInfo) -> None:
+        if self._replace(stored, hashed.encode()):
+            self.audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
 
     def _refuse(self, stored: StoredPassword | None, client: ClientInfo, **detail: bool) -> NoReturn:
         self.audit.record(Event.PASSWORD_REFUSED, client, user_id=stored.user_id if stored else None, **detail)
         raise InvalidCredentials
 
-    def _renew_hash(self, stored: StoredPassword, fresh_hash: str | None, client: ClientInfo) -> None:
-        """Store the hash at the current cost, and what is stored under the current key."""
-        if not fresh_hash and not self.vault.is_stale(stored.sealed):
-            return
-        context = password_context(stored.user_id)
-        plain = fresh_hash.encode() if fresh_hash else self.vault.open(stored.sealed, context)
+    def _replace(self, stored: StoredPassword, plain: bytes) -> bool:
         # Only in place of what was read: of ten parallel logins one writes, and none undoes a re-sealing.
         unchanged = (User.id == stored.user_id, User.sealed_password == stored.sealed)
-        renewing = update(User).where(*unchanged).values(sealed_password=self.vault.seal(plain, context))
-        if changes_one(self.session, renewing) and fresh_hash:
-            self.audit.record(Event.PASSWORD_REHASHED, client, user_id=stored.user_id)
+        sealed = self.vault.seal(plain, password_context(stored.user_id))
+        return changes_one(self.session, update(User).where(*unchanged).values(sealed_password=sealed))

@@ -147,7 +147,9 @@ class Login:
         Raises InvalidCredentials, Busy, SealBroken.
         """
         verdict = self.accounts.check_password(username, password, client)
-        return self._admit(verdict, device_token, client, wants_cookie)
+        admission = self._admit(verdict, device_token, client, wants_cookie)
+        self.accounts.renew_hash(verdict, password, client)
+        return admission
 
     @unit_of_work
     def continue_for(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import bcrypt
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
@@ -20,6 +21,7 @@ from mfa_service.errors import (
     WeakPassword,
 )
 from mfa_service.services import Services
+from mfa_service.services.audit import ClientInfo
 from tests.conftest import Clock
 from tests.factories import PASSWORD, Person
 from tests.services import CLIENT, Rows, another, at_once, events, log_in, register, sign_in, user_id_of, verify
@@ -285,15 +287,35 @@ def test_what_is_stored_decides_and_not_what_was_registered(services: Services, 
 # ── rehashing ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_where_a_lock_holds_the_right_password_is_not_hashed_anew_and_takes_no_longer(services: Services) -> None:
+@pytest.mark.parametrize("guesses", [5, 101], ids=["of its network", "from everywhere"])
+def test_where_a_lock_holds_the_right_password_is_not_hashed_anew_and_takes_no_longer(
+    services: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch, guesses: int
+) -> None:
     ada = register(services)
     with another(services, bcrypt_cost=5) as costlier:
-        for _ in range(5):
+        for number in range(guesses):
             with pytest.raises(InvalidCredentials):
-                costlier.login.begin("ada", "wrong-password", CLIENT)
+                costlier.login.begin("ada", "wrong-password", ClientInfo(network=f"network-{number // 5}"))
+        fresh, made = bcrypt.hashpw, []
+        monkeypatch.setattr(bcrypt, "hashpw", lambda *of: made.append(of) or fresh(*of))
+        client = ClientInfo(network="network-0" if guesses == 5 else "elsewhere")
+        with pytest.raises(InvalidCredentials):
+            costlier.login.begin("ada", ada.password, client)
+        assert made == []
+        clock.advance(86400)
+        costlier.login.begin("ada", ada.password, client)
+        assert len(made) == 1, "as it is afterwards"
+
+
+def test_where_no_place_is_free_the_next_login_hashes_anew(services: Services, rows: Rows) -> None:
+    ada = register(services)
+    with another(services, bcrypt_cost=5, hashing_threads=1, hashing_queue=0) as costlier:
         verdict = costlier.accounts.check_password("ada", ada.password, CLIENT)
-        assert verdict.is_right
-        assert verdict.fresh_hash is None
+        with costlier.hashing.place():
+            costlier.accounts.renew_hash(verdict, ada.password, CLIENT)
+        assert "$2b$04$" in stored_hash(services, rows, ada)
+        log_in(costlier, ada)
+    assert "$2b$05$" in stored_hash(services, rows, ada)
 
 
 @pytest.mark.parametrize("cost", [5, 6])
@@ -358,10 +380,9 @@ def test_an_account_that_was_disabled_while_it_was_hashed_lets_nobody_in(service
 
 def test_nothing_that_checking_returns_shows_a_hash_when_printed(services: Services) -> None:
     register(services)
-    with another(services, bcrypt_cost=5) as costlier:
-        verdict = costlier.accounts.check_password("ada", PASSWORD, CLIENT)
-    assert verdict.fresh_hash
-    assert verdict.fresh_hash not in repr(verdict)
+    verdict = services.accounts.check_password("ada", PASSWORD, CLIENT)
+    assert verdict.stored
+    assert repr(verdict.stored.sealed) not in repr(verdict)
 
 
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────
