@@ -34,6 +34,8 @@ _CHANGE = {
     "signing key": "run `flask mfa new-signing-key`",
     "seal key": "put a new one in, and restart",
 }
+#: What comes with time, or by mistake; warnings about anything else are about choices.
+DUE = {"keys", "settings"}
 COLOURS: Mapping[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 
 

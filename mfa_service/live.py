@@ -26,9 +26,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
 @dataclass(frozen=True)
 class LiveAccount:
     """What the service says of a user now."""
@@ -44,6 +41,7 @@ class LiveCheck:
         if not url.startswith(("https://", "http://")):
             raise ValueError("not an http(s) address")
         self._url = url
+        self._opener = urllib.request.build_opener(_NoRedirects)
 
     def __call__(self, identity: Identity) -> LiveAccount | None:
         """The account behind the request's token, or None if the service refuses it.
@@ -57,7 +55,7 @@ class LiveCheck:
             self._url, headers={"Authorization": request.headers["Authorization"], "Accept": "application/json"}
         )
         try:
-            with _OPENER.open(asking, timeout=_TIMEOUT) as answer:
+            with self._opener.open(asking, timeout=_TIMEOUT) as answer:
                 subject, roles = answer.headers["X-Auth-Subject"], answer.headers["X-Auth-Roles"] or ""
         except urllib.error.HTTPError as refusal:
             with refusal:

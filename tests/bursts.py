@@ -29,6 +29,19 @@ def burst(address: str, path: str, bodies: Sequence[dict[str, Any]]) -> list[Ans
     return together(address, [Call(path, body) for body in bodies])
 
 
+def insistent(address: str, path: str, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
+    """The same, for what has to succeed: who is told to come again, on a busy machine, has spent nothing and does."""
+    answers = burst(address, path, bodies)
+    for _ in range(5):
+        assert {answer.status for answer in answers} <= {200, 503}, answers
+        again = [place for place, answer in enumerate(answers) if answer.status == 503]
+        if not again:
+            return answers
+        for place, answer in zip(again, burst(address, path, [bodies[place] for place in again]), strict=True):
+            answers[place] = answer
+    raise AssertionError(f"{len(again)} were told to come again, five times")
+
+
 def post(address: str, path: str, body: dict[str, Any], token: str = "") -> Answer:
     """One request. Raises ConnectionError if the server dies over it."""
     return together(address, [Call(path, body, token)])[0]

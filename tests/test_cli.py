@@ -209,7 +209,14 @@ def test_a_doctor_notices_keys_that_others_can_read(flask: Run, instance_folder:
 def test_a_doctor_can_be_strict_for_a_scheduler(flask: Run, instance_folder: Path) -> None:
     flask("init")
     flask("upgrade")
-    assert "warning standards" in flask("doctor", "--strict").stdout, "a choice is none of a scheduler's business"
+    choices = {
+        "MFA_PUBLIC_URL": "https://auth.example",
+        "MFA_SEAL_SECONDS": "0",
+        "MFA_TOKEN_LOCATIONS": "header,cookie",
+    }
+    report = flask("doctor", "--strict", **choices).stdout
+    for subject in ("standards", "proxy", "seals", "registration"):
+        assert re.search(f"^warning +{subject}: ", report, re.M), "a choice is none of a scheduler's business"
     (instance_folder / "keyring.json").chmod(0o440)
     assert "warning keys" in flask("doctor", "--strict", code=1).stdout
 

@@ -281,7 +281,7 @@ def test_each_container_can_do_little_and_is_seen_to_work() -> None:
 # ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("file", ["deployment.yaml", "migrate.yaml", "daily.yaml"])
+@pytest.mark.parametrize("file", ["deployment.yaml", "migrate.yaml", "daily.yaml", "command.yaml"])
 def test_a_pod_can_do_little(file: str) -> None:
     [pod] = pods_in(file)
     assert pod["automountServiceAccountToken"] is False
@@ -300,13 +300,13 @@ def test_a_pod_can_do_little(file: str) -> None:
         assert not container["image"].endswith(":latest")
 
 
-def test_what_runs_once_a_day_has_what_the_service_has() -> None:
-    [daily], [service] = pods_in("daily.yaml"), pods_in("deployment.yaml")
-    [prune], [serving] = daily["containers"], service["containers"]
-    assert prune["command"] == ["flask", "mfa", "prune"]
-    assert (prune["image"], prune["envFrom"]) == (serving["image"], serving["envFrom"])
-    assert prune["volumeMounts"] == [mount for mount in serving["volumeMounts"] if mount["name"] != "tmp"]
-    assert daily["volumes"] == [volume for volume in service["volumes"] if volume["name"] != "tmp"]
+@pytest.mark.parametrize("file", ["daily.yaml", "command.yaml"])
+def test_what_runs_commands_has_what_the_service_has(file: str) -> None:
+    [pod], [service] = pods_in(file), pods_in("deployment.yaml")
+    [running], [serving] = pod["containers"], service["containers"]
+    assert (running["image"], running["envFrom"]) == (serving["image"], serving["envFrom"])
+    assert running["volumeMounts"] == [mount for mount in serving["volumeMounts"] if mount["name"] != "tmp"]
+    assert without_modes(pod["volumes"]) == without_modes(service["volumes"])
 
 
 def test_an_upgrade_and_a_drained_machine_leave_a_replica() -> None:
@@ -394,7 +394,13 @@ def pods_in(file: str) -> list[dict[str, Any]]:
     """What each workload of a file makes pods of."""
     specs = [document["spec"] for document in documents(file)]
     specs = [spec.get("jobTemplate", {"spec": spec})["spec"] for spec in specs]
-    return [spec["template"]["spec"] for spec in specs if "template" in spec]
+    specs = [spec.get("template", {"spec": spec})["spec"] for spec in specs]
+    return [spec for spec in specs if "containers" in spec]
+
+
+def without_modes(volumes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The volumes that hold keys, by name: where they come from."""
+    return {volume["name"]: volume["projected"]["sources"] for volume in volumes if "projected" in volume}
 
 
 def example() -> dict[str, str]:

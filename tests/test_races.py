@@ -28,7 +28,7 @@ from mfa_service.services.audit import ClientInfo
 from mfa_service.services.factors import Proof
 from mfa_service.services.lockout import FIRST_DELAY
 from mfa_service.services.login import SignedIn
-from tests.bursts import Answer, Call, burst, post, together
+from tests.bursts import Answer, Call, burst, insistent, post, together
 from tests.conftest import ROOT, empty, free_port, new_database, running
 from tests.factories import PASSWORD, totp
 
@@ -215,10 +215,11 @@ def test_fifty_refreshes_at_once_with_one_token_give_one_successor(
     token = signed_in.refresh_token
     for _ in range(rounds):
         answers = burst(server, "/auth/refresh", [{"refreshToken": token}] * 50)
-        # At SERIALIZABLE most of them begin again and again; on a busy machine some are told to come later.
+        # On a busy machine some wait too long for SQLite's one writer, or begin again too often at SERIALIZABLE.
         assert _statuses(answers).keys() <= {200, 503}
         given = [answer.json for answer in answers if answer.status == 200]
-        assert given if "serializable" in database else len(given) == 50
+        is_plain = database.startswith("postgresql") and "serializable" not in database
+        assert len(given) == 50 if is_plain else given
         [token] = {each["refreshToken"] for each in given}
         assert _get(server, given[-1]["accessToken"]).status == 200
     assert rows("SELECT generation, revoked_at FROM mfa_sessions") == [{"generation": rounds, "revoked_at": None}]
@@ -497,15 +498,8 @@ def _account(username: str) -> dict[str, str]:
 
 
 def _log_in(server: str, username: str, times: int) -> list[str]:
-    """Pending tokens. Whoever a busy machine tells to come again does."""
-    tokens: list[str] = []
-    for _ in range(5):
-        wanted = times - len(tokens)
-        answers = burst(server, "/auth/login", [{"username": username, "password": PASSWORD}] * wanted)
-        assert _statuses(answers).keys() <= {200, 503}
-        tokens += [answer.json["tempToken"] for answer in answers if answer.status == 200]
-    assert len(tokens) == times
-    return tokens
+    answers = insistent(server, "/auth/login", [{"username": username, "password": PASSWORD}] * times)
+    return [answer.json["tempToken"] for answer in answers]
 
 
 def _proof(token: str, code: str) -> dict[str, str]:

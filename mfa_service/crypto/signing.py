@@ -120,7 +120,8 @@ class SharedSecret:
     algorithm = "HS256"
 
     def __init__(self, secret: str) -> None:
-        self.key = secret.encode()
+        """An end of line is no part of it: whoever reads it from a file would have another one than who does not."""
+        self.key = secret.rstrip("\r\n").encode()
         self.signer = None, self.key
 
     def find(self, kid: object) -> bytes | None:

@@ -187,8 +187,9 @@ class Sessions:
         self._session.execute(update(Session).where(which).values(times))
 
     def find_step(self, token: RefreshToken) -> str | None:
-        """The step of the session that a genuine refresh token is of, whether or not it is the current one."""
-        row = self._session.execute(select(Session.step, Session.key_id).where(Session.id == token.session_id)).first()
+        """The step of the live session that a genuine refresh token is of, whether or not it is the current one."""
+        live = select(Session.step, Session.key_id).where(Session.id == token.session_id, self._is_live())
+        row = self._session.execute(live).first()
         return row.step if row and self._tokens.is_genuine(token, row.key_id) else None
 
     def find_owner(self, token: RefreshToken) -> str | None:

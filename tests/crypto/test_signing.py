@@ -113,6 +113,13 @@ def test_a_shared_secret_publishes_nothing_and_belongs_to_tokens_without_a_kid()
     assert [secret.find(kid) for kid in ("", "kid", 0, False, [])] == [None] * 5
 
 
+def test_a_shared_secret_read_from_a_file_is_the_same_as_one_that_was_not() -> None:
+    assert (
+        SharedSecret("correct horse battery staple of 32 bytes\n").key
+        == SharedSecret("correct horse battery staple of 32 bytes").key
+    )
+
+
 def test_neither_prints_its_key() -> None:
     assert "battery" not in repr(SharedSecret("correct horse battery staple of 32 bytes"))
     key = ec.generate_private_key(ec.SECP256R1())
