@@ -103,7 +103,7 @@ def is_clear(times: dict[str, list[float]], seconds: float) -> bool:
     """Whether no more rounds are wanted: soon where the two are close, and only then later."""
     rounds = min(map(len, times.values()))
     close = 0.03 if seconds < 6 else 0.1
-    return rounds >= 6 and (apart(times) < close or seconds > 20 or rounds >= 90)
+    return rounds >= 9 and (apart(times) < close or seconds > 20 or rounds >= 90)
 
 
 def apart(times: dict[str, list[float]]) -> float:
