@@ -232,12 +232,7 @@ def test_a_failing_listener_fails_nothing_and_keeps_nobody_from_hearing(
 def test_when_too_many_wait_the_newest_are_dropped_and_logged(
     services: Services, ada: Person, clock: Clock, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
-    go_on = threading.Event()
-    services.notices.signal.connect(lambda _sender, notice: go_on.wait(30), weak=False)
-    at = datetime.fromtimestamp(clock(), UTC)
-    record = Recorded(Event.PASSWORD_CHANGED, at, user_id_of(rows, "ada"), CLIENT, {})
-    services.audit.publish([record] * 1100)
-    go_on.set()
+    flood(services, clock, rows).set()
     assert "too many notices wait" in caplog.text
     assert sign_in(services, ada, steps=1)
     told(services, [])
@@ -263,11 +258,7 @@ def test_closing_a_service_tells_what_still_waits(services: Services, ada: Perso
 def test_closing_a_service_whose_queue_is_full_and_whose_listener_hangs_takes_a_few_seconds(
     services: Services, ada: Person, clock: Clock, rows: Rows
 ) -> None:
-    go_on = threading.Event()
-    services.notices.signal.connect(lambda _sender, notice: go_on.wait(60), weak=False)
-    at = datetime.fromtimestamp(clock(), UTC)
-    record = Recorded(Event.PASSWORD_CHANGED, at, user_id_of(rows, "ada"), CLIENT, {})
-    services.audit.publish([record] * 1100)
+    go_on = flood(services, clock, rows)
     closing = threading.Thread(target=services.notices.close, daemon=True)
     closing.start()
     closing.join(8)
@@ -320,6 +311,16 @@ def heard(request: pytest.FixtureRequest, services: Services) -> list[Notice]:
     notices: list[Notice] = []
     services.notices.signal.connect(lambda _sender, notice: notices.append(notice), weak=False)
     return notices
+
+
+def flood(services: Services, clock: Clock, rows: Rows) -> threading.Event:
+    """More notices than may wait, to a listener that waits for what is returned."""
+    go_on = threading.Event()
+    services.notices.signal.connect(lambda _sender, notice: go_on.wait(60), weak=False)
+    at = datetime.fromtimestamp(clock(), UTC)
+    record = Recorded(Event.PASSWORD_CHANGED, at, user_id_of(rows, "ada"), CLIENT, {})
+    services.audit.publish([record] * 1100)
+    return go_on
 
 
 def told(services: Services, heard: list[Notice]) -> list[str]:
