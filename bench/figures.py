@@ -248,7 +248,7 @@ class Beside:
 
 def of_growth(bench: Bench, name: str, effort: Effort, plots: Plots) -> Iterator[Figure]:
     """How much longer everything takes with the most rows than with the fewest."""
-    sizes = plots.growth[name] = list(grow(bench, list(effort.users), 100))
+    sizes = plots.growth[name] = list(grow(bench, list(effort.users), 20 * effort.rounds))
     fewest, most = sizes[0], sizes[-1]
     for what, seconds in most.took.items():
         ratio = seconds / fewest.took[what]
