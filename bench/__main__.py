@@ -50,7 +50,7 @@ def _figures(effort: Effort, plots: Plots) -> Iterator[Figure]:
             # Nobody seals millions of events that were never sealed: the sealer would be at it all the while.
             bench = Bench(folder / name, database, store, MFA_SEAL_SECONDS="0")
             if name == "PostgreSQL":
-                yield from of_replicas(bench)
+                yield from of_replicas(bench, effort)
             yield from of_growth(bench, name, effort, plots)
 
 

@@ -45,7 +45,7 @@ class Effort:
     users: tuple[int, ...]
 
 
-QUICK = Effort(2, 2, 4, 300, (500, 5_000))
+QUICK = Effort(2, 2, 3, 300, (500, 5_000))
 FULL = Effort(5, 5, 30, 10_000, (1_000, 100_000, 1_000_000))
 
 

@@ -8,14 +8,14 @@ from itertools import cycle
 from redis import Redis
 from sqlalchemy import create_engine, text
 
-from bench.figures import Figure
+from bench.figures import Effort, Figure
 from bench.load import Caller
 from bench.servers import PASSWORD, Bench, free_port
 
-#: Requests of two runs: what is once for each start is in both of them.
-_FEW, _MANY = 10, 60
-#: Transactions and commands a request that counting may be off by.
-_SLACK = 0.1
+#: Requests of the shorter of two runs: what is once for each start is in both of them.
+_FEW = 10
+#: Transactions and commands that counting may be off by.
+_SLACK = 5
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Work:
     commands: float
 
 
-def of_replicas(bench: Bench) -> Iterator[Figure]:
+def of_replicas(bench: Bench, effort: Effort) -> Iterator[Figure]:
     """The work of a request behind one replica and behind two, on PostgreSQL."""
-    people = bench.add_people(4 * (_FEW + _MANY) + 1)
+    more = 10 * effort.rounds
+    people = bench.add_people(4 * (2 * _FEW + more) + 1)
     token, bodies = bench.sign_in(*people[0]), iter(bench.verify_bodies(people[1:]))
     wrong = {"username": bench.names[0], "password": f"not {PASSWORD}"}
     routes: dict[str, Callable[[Caller], object]] = {
@@ -38,9 +39,10 @@ def of_replicas(bench: Bench) -> Iterator[Figure]:
     }
     _look_after_itself(bench, "off")
     for what, ask in routes.items():
-        one, two = (_work_of_one(bench, replicas, ask) for replicas in (1, 2))
+        one, two = (_work_of_one(bench, replicas, ask, more) for replicas in (1, 2))
         told = [f"{each.transactions:.2f} transactions, {each.commands:.2f} commands" for each in (one, two)]
-        is_met = two.transactions <= one.transactions + _SLACK and two.commands <= one.commands + _SLACK
+        slack = _SLACK / more
+        is_met = two.transactions <= one.transactions + slack and two.commands <= one.commands + slack
         yield Figure(f"work of {what}, 1 and 2 replicas", "no more", told[1], is_met, f"{told[0]} with one")
     _look_after_itself(bench, "on")
 
@@ -54,10 +56,9 @@ def _look_after_itself(bench: Bench, is_to: str) -> None:
     engine.dispose()
 
 
-def _work_of_one(bench: Bench, replicas: int, ask: Callable[[Caller], object]) -> Work:
-    few, many = (_work(bench, replicas, ask, count) for count in (_FEW, _MANY))
-    requests = _MANY - _FEW
-    return Work((many.transactions - few.transactions) / requests, (many.commands - few.commands) / requests)
+def _work_of_one(bench: Bench, replicas: int, ask: Callable[[Caller], object], more: int) -> Work:
+    few, many = (_work(bench, replicas, ask, count) for count in (_FEW, _FEW + more))
+    return Work((many.transactions - few.transactions) / more, (many.commands - few.commands) / more)
 
 
 def _work(bench: Bench, replicas: int, ask: Callable[[Caller], object], requests: int) -> Work:
