@@ -1,5 +1,6 @@
 """Migrations lead to the models, up and down, with data; and the wheel contains them."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ from mfa_service.services.audit import ClientInfo
 from tests.conftest import ROOT, Clock
 from tests.factories import PASSWORD
 
+#: The last revision that was not deployed anywhere by itself.
+BEFORE_RELEASE = "0003"
 ON_POSTGRESQL = pytest.mark.parametrize(
     "engine", [pytest.param("postgresql", marks=pytest.mark.services)], indirect=True
 )
@@ -133,6 +136,17 @@ def test_a_host_keeps_its_own_version_table_and_tables(engine: Engine) -> None:
 def test_revisions_are_one_chain() -> None:
     scripts = ScriptDirectory(str(ROOT / "migrations"))
     assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
+
+
+def test_since_the_first_release_a_migration_only_adds_so_that_the_version_before_gets_on_with_it() -> None:
+    added = {"create_table", "create_index", "add_column", "execute"}
+    newer = [path for path in sorted((ROOT / "migrations/versions").glob("0*.py")) if path.name[:4] > BEFORE_RELEASE]
+    assert newer
+    for path in newer:
+        [upgrade] = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == "upgrade"]
+        calls = (node.func for node in ast.walk(upgrade) if isinstance(node, ast.Call))
+        done = {func.attr for func in calls if isinstance(func, ast.Attribute) and ast.unparse(func.value) == "op"}
+        assert done <= added, f"{path.name}: what the version before uses goes in a later release than its last use"
 
 
 def test_the_wheel_holds_the_migrations_the_pages_and_the_type_marker(wheel: zipfile.ZipFile) -> None:
