@@ -27,7 +27,9 @@ class Vault:
 
     def seal(self, value: bytes, context: str) -> bytes:
         """Encrypt `value` for one place, named by `context`, under the active key."""
-        key_id = self._keyring.active_id
+        return self._seal(value, context, self._keyring.active_id)
+
+    def _seal(self, value: bytes, context: str, key_id: str) -> bytes:
         header = header_of(key_id)
         nonce = os.urandom(_NONCE)
         return header + nonce + self._cipher(key_id).encrypt(nonce, value, header + context.encode())
@@ -46,12 +48,13 @@ class Vault:
 
         A newer one is no reason to seal it again: another replica is ahead of us.
         """
-        key_id, ids = _key_id(envelope)[0], self._keyring.ids
-        return key_id in ids and ids.index(key_id) > ids.index(self._keyring.active_id)
+        key_id, active_id, ids = _key_id(envelope)[0], self._keyring.active_id, self._keyring.ids
+        # The keyring may be read anew between the two: then the active key is not of these ids.
+        return {key_id, active_id} <= set(ids) and ids.index(key_id) > ids.index(active_id)
 
-    def reseal(self, envelope: bytes, context: str) -> bytes:
-        """The same value under the active key. Raises SealBroken."""
-        return self.seal(self.open(envelope, context), context)
+    def reseal(self, envelope: bytes, context: str, key_id: str) -> bytes:
+        """The same value under the key of this id, active or not. Raises SealBroken, and KeyError for an unknown id."""
+        return self._seal(self.open(envelope, context), context, key_id)
 
 
 def header_of(key_id: str) -> bytes:

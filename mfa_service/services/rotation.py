@@ -76,9 +76,11 @@ class Rotation:
         return sum(self._count(column, which) for column, which in stale)
 
     def reseal(self, key_id: str, client: ClientInfo) -> Iterator[int]:
-        """Seal everything that is not under `key_id`, the active key, again; yields how many rows each batch had.
+        """Seal everything that is not under `key_id` again, under it; yields how many rows each batch had.
 
-        Raises SealBroken at a value that no key of the ring opens.
+        It is named, not "the active one": of two that run at once one may not have noticed yet which that is, and what
+        it sealed under the former the other would take for done. Raises SealBroken at a value that no key of the ring
+        opens.
         """
         total = 0
         for count in rested(self._batches(key_id)):
@@ -108,7 +110,7 @@ class Rotation:
         stale = stale if last is None else stale.where(place.key > last)
         rows = self._session.execute(stale.order_by(place.key).limit(BATCH)).all()
         for key, sealed, owner in rows:
-            fresh = self._vault.reseal(sealed, place.context_of(owner))
+            fresh = self._vault.reseal(sealed, place.context_of(owner), key_id)
             unchanged = update(place.key.class_).where(place.key == key, place.column == sealed)
             changes_one(self._session, unchanged.values({place.column: fresh}))
         return [key for key, _, _ in rows]

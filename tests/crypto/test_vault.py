@@ -92,6 +92,17 @@ def test_after_a_rotation_old_values_open_and_are_known_as_stale() -> None:
     assert not after.is_stale(after.seal(SECRET, PLACE))
 
 
+def test_a_keyring_that_is_read_anew_meanwhile_makes_nothing_stale() -> None:
+    class ReadAnew(Keyring):
+        """Its key was taken out after it was asked which one is active."""
+
+        @property
+        def ids(self) -> tuple[str, ...]:
+            return ("newer", "old")
+
+    assert not Vault(ReadAnew({"new": NEW})).is_stale(vault(old=OLD).seal(SECRET, PLACE))
+
+
 def test_a_vault_does_not_print_its_keys() -> None:
     readable = b"0123456789abcdef" + NEW[:16]
     assert "0123456789abcdef" not in repr(vars(vault(k=readable)))

@@ -207,6 +207,16 @@ def test_two_that_run_at_once_are_as_good_as_one(
     assert opened() == before
 
 
+def test_it_seals_under_the_key_that_it_was_given_whichever_is_active(
+    services: Services, ring: "Ring", people: list[Person], opened: "Opened"
+) -> None:
+    """Where one thread reads the keyring, the others go on with what was active before."""
+    before, (_, new) = opened(), ring.add_key(active_in=3600)
+    assert reseal(services, new) == 11
+    assert services.rotation.count_stale(new) == 0
+    assert opened() == before
+
+
 def test_a_replica_that_still_seals_with_the_old_key_takes_nothing_back(
     services: Services, ring: "Ring", people: list[Person], clock: Clock
 ) -> None:
