@@ -6,6 +6,7 @@ Put a proxy in front that buffers whole requests: here a slow client holds a thr
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -32,6 +33,17 @@ class Worker(ThreadWorker):
     """gthread that shares connections evenly, and that nobody stops who is slow to send or to hang up."""
 
     rests_until = looks_again_at = 0.0
+
+    def init_signals(self):
+        """Heed what the arbiter said before this process had handlers of its own.
+
+        Until then it had those of the arbiter, which put a signal aside for later. Nobody would come back to it: the
+        worker went on, and a service that was stopped while it replaced a worker took all of the graceful timeout.
+        """
+        super().init_signals()
+        while not self.put_aside.empty():
+            if self.put_aside.get() in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                self.alive = False
 
     def init_process(self):
         """Begin with nobody who is late."""
@@ -135,6 +147,11 @@ if os.environ.get("MFA_METRICS"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(
         prefix="mfa-metrics-"
     )
+
+
+def post_fork(server, worker):
+    """Give a new worker its copy of the signals that the arbiter has put aside."""
+    worker.put_aside = server.SIG_QUEUE
 
 
 def child_exit(_server, worker):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -87,6 +88,27 @@ def test_who_does_not_end_a_request_is_not_heard_out_for_ever(shipped: "Shipped"
         answers = [b"".join(iter(lambda: connection.recv(65536), b"")) for connection in late]  # noqa: B023
     assert {answer[:13] for answer in answers} == {b"", b"HTTP/1.1 400 "}, "and each of them is closed"
     assert _raw(shipped.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+
+
+@pytest.mark.faults("Q3")
+def test_stopped_while_it_replaces_a_worker_it_stops_at_once(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.conf.py"
+    slow.write_text(
+        "import runpy, time\n"
+        f"globals().update(runpy.run_path({str(ROOT / 'gunicorn.conf.py')!r}))\n"
+        "given = post_fork\n"
+        "def post_fork(server, worker):\n"
+        "    given(server, worker)\n"
+        "    time.sleep(1)  # a busy machine: it has no signal handlers of its own yet\n"
+    )
+    with Shipped(tmp_path / "instance", "-c", str(slow)) as shipped:
+        (before,) = shipped.workers()
+        os.kill(before, signal.SIGKILL)
+        while shipped.workers() in ([], [before]):
+            time.sleep(0.01)
+        began = time.monotonic()
+        shipped.stop()
+        assert time.monotonic() - began < 15
 
 
 def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:
@@ -174,29 +196,40 @@ def test_a_secret_of_enrol_is_wiped_after_ten_minutes_and_that_of_registration_i
 class Shipped:
     """wsgi.py under gunicorn.conf.py, with keys of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         environment = {"PATH": os.environ["PATH"], "MFA_INSTANCE": str(folder), "PORT": str(port)}
         for command in ("init", "upgrade"):
             line = [sys.executable, "-m", "flask", "mfa", command]
             subprocess.run(line, env=environment, check=True, capture_output=True)
-        line = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+        line = [sys.executable, "-m", "gunicorn", *options, "wsgi:app"]
         self._process = subprocess.Popen(line, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         self._said = [next(self._process.stderr) for _ in range(4)]  # up to "Booting worker"
 
+    def __enter__(self) -> "Shipped":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def workers(self) -> list[int]:
+        """The ids of its worker processes (proc(5))."""
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def stop(self) -> str:
+        """End it as an operator does; all that it has said."""
         self._process.terminate()
-        return "".join(self._said) + self._process.communicate(timeout=30)[1]
+        return "".join(self._said) + self._process.communicate(timeout=60)[1]
 
 
 @pytest.fixture
 def shipped(tmp_path: Path) -> Iterator[Shipped]:
-    made = Shipped(tmp_path / "instance")
-    yield made
-    made._process.kill()
-    made._process.communicate()
+    with Shipped(tmp_path / "instance") as made:
+        yield made
 
 
 def _gunicorn(settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
