@@ -4,6 +4,7 @@ Put a proxy in front that buffers whole requests: here a slow client holds a thr
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -62,8 +63,24 @@ class Worker(ThreadWorker):
             self.set_accept_enabled(False)
 
     def set_accept_enabled(self, enabled):
-        """Listen again when the rest is over."""
+        """Listen again when the rest is over, and never again once the end has begun."""
         super().set_accept_enabled(enabled and time.monotonic() >= self.rests_until)
+        if not self.alive:
+            self.hang_up()
+
+    def hang_up(self):
+        """Take whoever is connected already, then let nobody connect: a proxy asks another replica at once.
+
+        gthread keeps the door open until all have gone, and lets nobody in: who came meanwhile was cut off in the end,
+        and what is sent once, such as a password, no proxy sends again.
+        """
+        for listener in self.sockets:
+            before = -1
+            while self.nr_conns != before:
+                before = self.nr_conns
+                super().accept(listener)
+            listener.close()
+        self.sockets = []
 
     def wait_for_and_dispatch_events(self, timeout):
         """Wait no longer than the rest lasts; asked by the state, for the clock has gone on since it was set."""
@@ -124,6 +141,8 @@ workers = planned.workers
 threads = planned.threads
 timeout = 30
 graceful_timeout = 30
+# As long as what nginx lets through (large_client_header_buffers): what is longer, it refuses in our form.
+limit_request_line = 8190
 # Longer than a proxy keeps an idle connection (nginx: 60 s), or its next POST meets one that is just being closed.
 keepalive = 75
 # A worker that has leaked is replaced in time, and never all of them at once. 0: never.
@@ -149,17 +168,31 @@ if os.environ.get("MFA_METRICS"):
     )
 
 
+def pre_fork(server, worker):
+    """Give a worker the lowest number that no other one has; its figures are in files of this number.
+
+    By its process id there would be new files with every worker that is replaced, and all would be read for ever.
+    """
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = next(number for number in itertools.count(1) if number not in taken)
+
+
 def post_fork(server, worker):
-    """Give a new worker its copy of the signals that the arbiter has put aside."""
+    """Give a new worker its copy of the signals that the arbiter has put aside, and its own files for figures."""
     worker.put_aside = server.SIG_QUEUE
+    if os.environ.get("MFA_METRICS"):
+        with contextlib.suppress(ImportError):  # the app says what has to be installed
+            from prometheus_client import values  # noqa: PLC0415 - an extra
+
+            values.ValueClass = values.MultiProcessValue(lambda: worker.number)
 
 
 def child_exit(_server, worker):
-    """Forget what a worker had in use when it ended; what it counted stays."""
+    """Forget what a worker had in use when it ended; what it counted stays, and its successor goes on from there."""
     if os.environ.get("MFA_METRICS"):
         from prometheus_client import multiprocess  # noqa: PLC0415 - an extra
 
-        multiprocess.mark_process_dead(worker.pid)
+        multiprocess.mark_process_dead(worker.number)
 
 
 def on_exit(_server):

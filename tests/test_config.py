@@ -87,6 +87,7 @@ def test_every_setting_says_why_it_exists() -> None:
         ("MFA_AUDIENCES", "shop, forum ,,", ("shop", "forum")),
         ("MFA_AUDIENCES", ("shop", "forum"), ("shop", "forum")),
         ("MFA_ALLOWED_HOSTS", "auth.example,auth2.example", ("auth.example", "auth2.example")),
+        ("MFA_ALLOWED_HOSTS", "2001:db8:0:1:2:3:4:5,::1", ("2001:db8:0:1:2:3:4:5", "::1")),
         ("MFA_CORS_ORIGINS", "https://a.example,http://b.example:81", ("https://a.example", "http://b.example:81")),
         ("MFA_TRUSTED_PROXIES", "2", 2),
         *(

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,27 @@ def test_who_does_not_end_a_request_is_not_heard_out_for_ever(shipped: "Shipped"
         answers = [b"".join(iter(lambda: connection.recv(65536), b"")) for connection in late]  # noqa: B023
     assert {answer[:13] for answer in answers} == {b"", b"HTTP/1.1 400 "}, "and each of them is closed"
     assert _raw(shipped.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+
+
+@pytest.mark.faults("Q12")
+def test_while_it_stops_nobody_who_gets_a_connection_goes_without_an_answer(shipped: "Shipped") -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    url, outcomes = urlsplit(shipped.address), []
+    with socket.create_connection((url.hostname, url.port), timeout=20) as kept:
+        kept.sendall(request)  # it is kept open, and waited for: a stop takes a while
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        outcomes.append(_raw(shipped.address, request)[0])
+        stopping = threading.Thread(target=shipped.stop)
+        stopping.start()
+        while stopping.is_alive():
+            try:
+                outcomes.append(_raw(shipped.address, request)[0])
+            except ConnectionRefusedError:
+                outcomes.append(0)
+                time.sleep(0.01)
+        stopping.join()
+    assert set(outcomes) == {200, 0}
+    assert outcomes == sorted(outcomes, reverse=True), "a proxy that is refused asks another replica"
 
 
 @pytest.mark.faults("Q3")

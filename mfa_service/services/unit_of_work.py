@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.errors import MFAError, Unavailable
+from mfa_service.services.admission import Admission
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +71,7 @@ class UnitOfWork:
         self._session = session
         self._single = single
         self._after_commit = after_commit
+        self._admission = Admission()
         self._options = {"isolation_level": isolation_level} if isolation_level else {}
 
     def run(self, work: Callable[[], R], *, writes: bool) -> R:
@@ -92,7 +94,7 @@ class UnitOfWork:
         return self._guarded(lambda: self._fetched(statement, values))
 
     def _fetched(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        with self._single.connect() as connection:
+        with self._admission.one(), self._single.connect() as connection:
             return connection.execute(statement, values).all()
 
     def _guarded(self, work: Callable[[], R]) -> R:
@@ -119,6 +121,15 @@ class UnitOfWork:
         return (_was_dead(error) or sqlstate(error) == _READ_ONLY) and tries <= _FEW_TRIES
 
     def _outermost(self, work: Callable[[], R], writes: bool) -> R:
+        with self._admission.one():
+            outcome, events = self._transaction(work, writes)
+        self._after_commit(events)
+        if isinstance(outcome, MFAError):
+            raise outcome
+        return outcome
+
+    def _transaction(self, work: Callable[[], R], writes: bool) -> tuple[R | MFAError, list[Any]]:
+        """What came of it, and what the audit is to tell of it."""
         session, began = self._session(), time.monotonic()
         session.info.update(is_in_unit=True, events=[])
         try:
@@ -130,17 +141,13 @@ class UnitOfWork:
                 logging.getLogger("mfa_service").error("a transaction took over %s s: undone", LONGEST_SECONDS)
                 raise Unavailable  # rolled back by closing: the audit's seals count on it
             _commit(session)
-            events = session.info["events"]
+            return outcome, session.info["events"]
         except BaseException:
             session.rollback()  # before it is closed: what was added is new again then, should the unit be run again
             raise
         finally:
             session.info.clear()
             session.close()
-        self._after_commit(events)
-        if isinstance(outcome, MFAError):
-            raise outcome
-        return outcome
 
 
 @contextmanager

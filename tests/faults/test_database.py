@@ -169,6 +169,43 @@ def test_while_it_hangs_a_crowd_gets_no_connection_and_does_not_take_health_alon
     ensure_discreet(stack, ada.secrets)
 
 
+@pytest.mark.faults("Q5")
+def test_while_it_hangs_more_than_there_are_threads_keep_asking_and_health_and_limits_are_answered(
+    start: Start, postgresql: PostgreSQL
+) -> None:
+    stack = start(**MANY | {"MFA_SESSION_RATE_LIMIT": "3 per minute"})
+    ada, over = sign_in(stack), threading.Event()
+    for _ in range(3):
+        refresh(stack, "no")
+
+    def keep_asking(number: int) -> list[Reply]:
+        answers = []
+        while not over.is_set():
+            answers.append(of_replica(stack.replicas[number % 2], "/api/profile", ada.access))
+            time.sleep(0.5)
+        return answers
+
+    with ThreadPoolExecutor(100) as pool:
+        postgresql.freeze()
+        try:
+            asking = [pool.submit(keep_asking, number) for number in range(100)]
+            time.sleep(3)
+            for _ in range(8):
+                began = time.monotonic()
+                assert stack.call("GET", "/healthz").status == 200
+                assert refresh(stack, "no").status == 429
+                assert time.monotonic() - began < 1
+                time.sleep(0.5)
+        finally:
+            over.set()
+            postgresql.thaw()
+        answers = [answer for each in asking for answer in each.result()]
+    assert len([answer for answer in answers if answer.status == 503]) > 200, "at once, and again, and again"
+    for answer in answers:
+        if answer.status != 200:
+            ensure_refused(answer, 503, "unavailable")
+
+
 @pytest.mark.faults("Q5", "Q22")
 def test_where_it_hangs_for_good_nobody_waits_for_ever_and_health_is_answered(
     start: Start, postgresql: PostgreSQL
