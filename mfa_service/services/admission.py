@@ -14,10 +14,9 @@ from mfa_service.errors import Unavailable
 
 #: Of the 24 threads that a process has beside those for hashing (server.py).
 AT_ONCE = 20
-#: How long somebody waits to be let in while others come out, in seconds.
-_PATIENCE = 1.0
-#: Nobody waits where those who are in stay for longer than this, or nobody has come or gone for as long, in seconds.
-_SLOW = 0.5
+#: How long somebody waits to be let in while others come out, in seconds. Nobody waits where those who are in stay for
+#: longer than this, or nobody has come or gone for as long.
+_PATIENCE = 2.0
 #: How much each stay counts in what they last of late.
 _WEIGHT = 0.2
 
@@ -44,5 +43,5 @@ class Admission:
             self._free.release()
 
     def _patience(self) -> float:
-        is_stuck = time.monotonic() - self._moved_at > _SLOW or self._lasts > _SLOW
+        is_stuck = time.monotonic() - self._moved_at > _PATIENCE or self._lasts > _PATIENCE
         return 0 if is_stuck else _PATIENCE

@@ -189,7 +189,7 @@ def test_while_it_hangs_more_than_there_are_threads_keep_asking_and_health_and_l
         postgresql.freeze()
         try:
             asking = [pool.submit(keep_asking, number) for number in range(100)]
-            time.sleep(3)
+            time.sleep(5)
             for _ in range(8):
                 began = time.monotonic()
                 assert stack.call("GET", "/healthz").status == 200
