@@ -55,6 +55,13 @@ def test_the_constants_are_what_was_measured_on_two_cores() -> None:
         assert constants()[name] == pytest.approx(of_both / 2, rel=0.25), name
 
 
+def test_for_what_two_cores_did_of_both_at_once_the_model_asks_for_some_more() -> None:
+    checks = measure(r"profile at ([\d,]+)/s beside a login storm, PostgreSQL")
+    logins = measure(r"logins of the storm, PostgreSQL .*?\| ([\d.]+)/s;")
+    value = constants()
+    assert 2 <= checks / value["checks"] + logins / value["sign_ins"] <= 3
+
+
 @on_postgresql
 @pytest.mark.services
 def test_a_sign_in_is_as_many_rows(services: Services, rows: Rows) -> None:
