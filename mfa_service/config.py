@@ -96,16 +96,8 @@ _database_address = _address(r"sqlite|postgres|postgresql(\+psycopg)?", "postgre
 
 
 def _hosts(values: tuple[str, ...]) -> str | None:
-    bare = all(re.fullmatch(r"[A-Za-z0-9._-]+", value) or _is_ipv6(value) for value in values)
+    bare = all(re.fullmatch(r"[A-Za-z0-9._-]+|([0-9A-Fa-f]*:){2,}[0-9A-Fa-f.]*", value) for value in values)
     return None if bare else "must be host names such as auth.example, without scheme and port, separated by commas"
-
-
-def _is_ipv6(value: str) -> bool:
-    try:
-        ipaddress.IPv6Address(value)
-    except ValueError:
-        return False
-    return "%" not in value
 
 
 def _prefix(value: str) -> str | None:

@@ -3,18 +3,20 @@
 A route names its limits (`@limited("credentials")`); `mount.py` puts them round the views of one app.
 
 Flask-Limiter counts before the view is called: of a body for the API no byte is parsed then, of the pages' forms 64 KiB
-at most. With its store down it goes on per process, and comes back by itself. It is the first ring only: what must not
-be got round is counted in the database.
+at most. With its store down each process goes on with its share of the limit, and comes back by itself. It is the first
+ring only: what must not be got round is counted in the database.
 """
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from flask import Flask
 from flask_limiter import Limiter
+from limits import parse
 from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 
@@ -41,6 +43,7 @@ class Limits:
             "administration": settings.admin_rate_limit,
             EVERYBODY: settings.registration_rate_limit,
         }
+        self._shares = {name: _share_of(rate) for name, rate in self._rates.items()}
         address, options = store_of(settings)
         self.limiter = Limiter(
             client_network,
@@ -53,7 +56,8 @@ class Limits:
         # On an app of its own: what a host has configured for its own limiter (RATELIMIT_…) is about the host's routes.
         self.limiter.init_app(Flask("mfa_service.limits", static_folder=None))
         _let_check_write(self.limiter.storage)
-        shared = self.limiter.shared_limit(settings.admin_rate_limit, scope=REFUSALS, key_func=client_network)
+        rate = functools.partial(self._rate, "administration")
+        shared = self.limiter.shared_limit(rate, scope=REFUSALS, key_func=client_network)
         self._count_refusal = _counted_again(shared(_pass))
 
     def count_refusal(self) -> None:
@@ -82,8 +86,20 @@ class Limits:
         # The last one is put on first, so that the first one is looked at first.
         for name in reversed(contract_of(view).limits):
             key = (lambda: EVERYBODY) if name == EVERYBODY else client_network
-            view = self.limiter.limit(self._rates[name], key_func=key)(_under_own_name(view, name))
+            rate = functools.partial(self._rate, name)
+            view = self.limiter.limit(rate, key_func=key)(_under_own_name(view, name))
         return _counted_again(view)
+
+    def _rate(self, name: str) -> str:
+        """How often now: where each process counts for itself, its share, for a client may come to all of them."""
+        return self._shares[name] if self.is_falling_back else self._rates[name]
+
+
+def _share_of(rate: str) -> str:
+    """What a process of this machine may give of a rate; one at least."""
+    whole, workers = parse(rate), max(1, int(os.environ.get("WEB_CONCURRENCY") or 1))
+    amount = max(1, whole.amount // workers)
+    return f"{amount} per {whole.multiples} {whole.GRANULARITY.name}"
 
 
 def _pass() -> None:

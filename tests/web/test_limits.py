@@ -313,7 +313,7 @@ def test_when_redis_dies_each_process_goes_on_counting(serve: Callable[..., str]
     own_redis.kill()
     statuses = at_once(address, 40)
     assert statuses.keys() == {400, 429}
-    assert 5 <= statuses[400] <= 10  # five for each process that was asked
+    assert 2 <= statuses[400] <= 4, "half of five, without a rest, in each process that was asked"
     status, body = get(address, "/readyz")
     assert (status, body["code"], body["fields"]) == (503, "not_ready", {"limiter": "is down"})
     assert get(address, "/healthz")[0] == 200
