@@ -230,6 +230,7 @@ class Target:
         self.pace(max(1, request.count(b" HTTP/1.")))
         received = b""
         with self.connection("") as connection:
+            started = time.perf_counter()
             connection.settimeout(seconds)
             try:
                 connection.sendall(request)
@@ -238,7 +239,7 @@ class Target:
             except OSError:
                 pass
         status = int(received[9:12]) if received[9:12].isdigit() else 0
-        self._noted(request, Answer(status, (), received))
+        self._noted(request, Answer(status, (), received, time.perf_counter() - started))
         return received
 
     def connection(self, source: str) -> socket.socket:
