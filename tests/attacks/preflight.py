@@ -1,5 +1,6 @@
 """Before the first case: whether the target can be attacked at all, and if not, why, in one sentence."""
 
+import math
 import os
 import ssl
 from urllib.parse import urlsplit
@@ -23,6 +24,12 @@ def ensure_address(url: str) -> None:
         raise pytest.UsageError(f"--target {url} is no address: it has to be like https://staging.example")
     if parsed.path.strip("/") or parsed.query:
         raise pytest.UsageError(f"--target {url} has a path: a service is attacked at the root of its host")
+
+
+def ensure_rate(rate: float | None) -> None:
+    """Refuse what would be no pace at all."""
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise pytest.UsageError(f"--rate {rate:g} is no pace: it has to be a number above 0")
 
 
 def ensure_ready(target: Target) -> None:
