@@ -17,7 +17,7 @@ import pytest
 
 from tests.attacks import preflight, report
 from tests.attacks.case import CASES
-from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
+from tests.attacks.report import BROKEN, HELD, NOT_RUN, UNTRIED, Result
 from tests.attacks.target import Target
 
 ROOT = Path(__file__).parents[2]
@@ -226,7 +226,7 @@ def verdict_of(call: pytest.CallInfo[None]) -> tuple[str, str]:
         return NOT_RUN, told
     if call.when == "call" and isinstance(error, AssertionError):
         return BROKEN, told
-    return NOT_RUN, f"could not be tried: {type(error).__name__} {told}".strip()
+    return NOT_RUN, f"{UNTRIED}: {type(error).__name__} {told}".strip()
 
 
 @pytest.hookimpl(optionalhook=True)

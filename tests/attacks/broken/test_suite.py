@@ -250,9 +250,17 @@ def test_what_can_not_be_tried_is_not_broken(serve_stub: Serve, tmp_path: Path) 
     assert run.returncode == 1, "nothing was shown, and nobody may take that for a success"
     assert "1 cases on target: 0 held, 0 broken, 1 not run" in run.stdout
     assert "| F15 | target | could not be tried: CouldNotTry registering answered 500" in path.read_text()
+    assert kinds_of(path.with_suffix(".xml")) == ("1", "0", ["error"])
     run = attack("--target", serve_stub(document=OPEN, status=429, seconds=900), *told, CI="true")
     assert run.returncode == 0, "in CI neither"
     assert "| F15 | target | not run: the target's limit is used up for 900 s" in path.read_text()
+    assert kinds_of(path.with_suffix(".xml")) == ("0", "1", ["skipped"])
+
+
+def kinds_of(path: Path) -> tuple[str, str, list[str]]:
+    """Errors and skipped ones as JUnit counts them, and what the one case of a report is called."""
+    suite = ElementTree.parse(path).getroot()
+    return suite.attrib["errors"], suite.attrib["skipped"], [each.tag for each in suite[0] if each.tag != "system-out"]
 
 
 @pytest.mark.parametrize(
