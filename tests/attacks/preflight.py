@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.attacks.target import Answer, Call, Target
+from tests.attacks.target import Answer, Call, CouldNotTry, Target
 
 #: An administrator who signs in by themselves: from the environment alone, so that nothing shows the password.
 ADMINISTRATOR = ("ATTACK_ADMIN_USERNAME", "ATTACK_ADMIN_PASSWORD", "ATTACK_ADMIN_KEY")
@@ -75,7 +75,7 @@ def hire(target: Target) -> None:
     if has_administrator():
         try:
             target.hire_administrator(*(os.environ[name] for name in ADMINISTRATOR))
-        except (AssertionError, ValueError, pytest.skip.Exception) as error:
+        except (CouldNotTry, ValueError, pytest.skip.Exception) as error:
             raise pytest.UsageError(f"the administrator can't sign in: {str(error).splitlines()[0]}") from None
     if "admin" in target.offers:
         answer = target.once(Call("GET", "/api/admin/users", None, target.admin()))

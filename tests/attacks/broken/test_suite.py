@@ -284,6 +284,16 @@ def test_broken_is_what_a_case_found_out(error: Exception | None, verdict: str) 
     assert verdict_of(pytest.CallInfo.from_call(run, "setup"))[0] in (HELD, NOT_RUN)
 
 
+def test_what_a_case_begins_with_is_no_finding(start: Start) -> None:
+    person = start("").newcomer()
+    person.password = "wrong-password-1"
+    for beginning in (person.pending, person.sign_in):
+        with pytest.raises(CouldNotTry, match="a right password answered 401"):
+            beginning()
+    with pytest.raises(AssertionError, match="a right password answered 401"):
+        person.gets_in()
+
+
 def test_the_listener_is_where_it_is_said_to_be(start: Start) -> None:
     with HTTPServer(("127.0.0.1", 0), Stub) as free:
         port = free.server_port
