@@ -17,7 +17,7 @@ import pytest
 
 from tests.attacks import preflight, report
 from tests.attacks.case import CASES
-from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result
+from tests.attacks.report import BROKEN, HELD, NOT_RUN, UNTRIED, Result
 from tests.attacks.target import Target
 
 ROOT = Path(__file__).parents[2]
@@ -70,15 +70,22 @@ def offers(config: pytest.Config, name: str) -> frozenset[str]:
 def offers_of_target(config: pytest.Config) -> frozenset[str]:
     found = {"pages"}  # or none, which shows when one is asked for
     found |= {"admin"} if config.getoption("--admin-token") or preflight.has_administrator() else set()
-    found |= {"listener"} if config.getoption("--listen") or is_loopback(connect_to(config)[0]) else set()
+    found |= {"listener"} if config.getoption("--listen") or not strangers(config) else set()
     found |= {"tries"} if config.getoption("--raised-limits") else {"limits"}
-    return frozenset(found | ({"addresses", "tries"} if has_addresses(connect_to(config)) else set()))
+    is_many = not strangers(config) and has_addresses(connect_to(config))
+    return frozenset(found | ({"addresses", "tries"} if is_many else set()))
 
 
 def connect_to(config: pytest.Config) -> tuple[str, int]:
     url = urlsplit(config.getoption("--target"))
     given = urlsplit(f"//{config.getoption('--connect') or url.netloc}")
     return given.hostname or "", given.port or (443 if url.scheme == "https" else 80)
+
+
+def strangers(config: pytest.Config) -> list[str]:
+    """What of the target is not this machine: a tunnel begins here, and ends where the address says."""
+    hosts = dict.fromkeys((urlsplit(config.getoption("--target")).hostname or "", connect_to(config)[0]))
+    return [host for host in hosts if not is_loopback(host)]
 
 
 def is_loopback(host: str) -> bool:
@@ -103,9 +110,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS], config.stash[LEFT], config.stash[SOFTWARE] = [], [], []
     if is_given(config):
         preflight.ensure_address(config.getoption("--target"))
-        host = connect_to(config)[0]
-        if not is_loopback(host) and not config.getoption("--i-own-this"):
-            raise pytest.UsageError(f"{host} is not this machine: --i-own-this says that you may attack it")
+        preflight.ensure_rate(config.getoption("--rate"))
+        if not config.getoption("--i-own-this") and (others := strangers(config)):
+            raise pytest.UsageError(f"{others[0]} is not this machine: --i-own-this says that you may attack it")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -169,7 +176,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def target_of(config: pytest.Config) -> Target:
     url, where = config.getoption("--target").rstrip("/"), connect_to(config)
-    rate = config.getoption("--rate") or (1000 if is_loopback(where[0]) else 20)
+    rate = config.getoption("--rate") or (20 if strangers(config) else 1000)
     options = {"ca": config.getoption("--ca"), "window": config.getoption("--window")}
     target = Target(url, "target", where, rate, offers=offers_of_target(config), **options)
     target.admin_token = config.getoption("--admin-token")
@@ -219,7 +226,7 @@ def verdict_of(call: pytest.CallInfo[None]) -> tuple[str, str]:
         return NOT_RUN, told
     if call.when == "call" and isinstance(error, AssertionError):
         return BROKEN, told
-    return NOT_RUN, f"could not be tried: {type(error).__name__} {told}".strip()
+    return NOT_RUN, f"{UNTRIED}: {type(error).__name__} {told}".strip()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -235,6 +242,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if target := session.config.stash.get(TARGET, None):
+        session.config.stash[LEFT] += target.dismiss()
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         stash = session.config.stash
         results = [(it.target, it.case.number, it.verdict, it.why, it.seconds, it.shown) for it in stash[RESULTS]]
@@ -246,8 +255,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         written = report.markdown(results, head(session.config), titles, session.config.stash[LEFT])
         Path(path).write_text(written)
         report.write_junit(results, Path(path).with_suffix(".xml"))
-    if report.too_long(results) and session.exitstatus == pytest.ExitCode.OK:
+    failed = report.too_long(results) or is_left(session.config)
+    if failed and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def is_left(config: pytest.Config) -> bool:
+    """Whether something is still there that an administrator could have taken away."""
+    target = config.stash.get(TARGET, None)
+    return bool(config.stash[LEFT]) and (target is None or "admin" in target.offers)
 
 
 def head(config: pytest.Config) -> dict[str, str]:
@@ -289,3 +305,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(report.durations(results))
         for text in report.too_long(results):
             terminalreporter.line(f"too long: {text}", red=True)
+        if is_left(config):
+            terminalreporter.line(f"left behind: {', '.join(config.stash[LEFT])}", red=True)

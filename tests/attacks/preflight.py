@@ -1,12 +1,13 @@
 """Before the first case: whether the target can be attacked at all, and if not, why, in one sentence."""
 
+import math
 import os
 import ssl
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.attacks.target import Answer, Call, Target
+from tests.attacks.target import Answer, Call, CouldNotTry, Target
 
 #: An administrator who signs in by themselves: from the environment alone, so that nothing shows the password.
 ADMINISTRATOR = ("ATTACK_ADMIN_USERNAME", "ATTACK_ADMIN_PASSWORD", "ATTACK_ADMIN_KEY")
@@ -23,6 +24,12 @@ def ensure_address(url: str) -> None:
         raise pytest.UsageError(f"--target {url} is no address: it has to be like https://staging.example")
     if parsed.path.strip("/") or parsed.query:
         raise pytest.UsageError(f"--target {url} has a path: a service is attacked at the root of its host")
+
+
+def ensure_rate(rate: float | None) -> None:
+    """Refuse what would be no pace at all."""
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise pytest.UsageError(f"--rate {rate:g} is no pace: it has to be a number above 0")
 
 
 def ensure_ready(target: Target) -> None:
@@ -68,7 +75,7 @@ def hire(target: Target) -> None:
     if has_administrator():
         try:
             target.hire_administrator(*(os.environ[name] for name in ADMINISTRATOR))
-        except (AssertionError, ValueError, pytest.skip.Exception) as error:
+        except (CouldNotTry, ValueError, pytest.skip.Exception) as error:
             raise pytest.UsageError(f"the administrator can't sign in: {str(error).splitlines()[0]}") from None
     if "admin" in target.offers:
         answer = target.once(Call("GET", "/api/admin/users", None, target.admin()))

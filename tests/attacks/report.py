@@ -10,6 +10,8 @@ from tests.attacks.case import CASES, NEEDS, Case
 from tests.attacks.target import Answer, Call, Target, redacted
 
 HELD, BROKEN, NOT_RUN = "held", "broken", "not run"
+#: How the reason begins where a case should have been run.
+UNTRIED = "could not be tried"
 _LONGEST = 300
 #: So many exchanges of one case are counted by their status.
 _MANY = 10
@@ -149,16 +151,24 @@ def evidence(results: list[Result]) -> list[str]:
     return lines
 
 
+def junit_kind(result: Result) -> str:
+    """What JUnit calls it: what could not be tried makes the run red, and is an error; what is not offered is none."""
+    if result.verdict == NOT_RUN:
+        return "error" if result.why.startswith(UNTRIED) else "skipped"
+    return "failure" if result.verdict == BROKEN else ""
+
+
 def write_junit(results: list[Result], path: Path) -> None:
     suite = ElementTree.Element("testsuite", name="attacks", tests=str(len(results)))
-    suite.set("failures", str(sum(result.verdict == BROKEN for result in results)))
-    suite.set("skipped", str(sum(result.verdict == NOT_RUN for result in results)))
+    kinds = Counter(junit_kind(result) for result in results)
+    suite.set("failures", str(kinds["failure"]))
+    suite.set("errors", str(kinds["error"]))
+    suite.set("skipped", str(kinds["skipped"]))
     for result in results:
         name = f"{result.case.number} {result.case.holds}"
         entry = ElementTree.SubElement(suite, "testcase", classname=result.target, name=name)
         entry.set("time", f"{result.seconds:.2f}")
-        if result.verdict != HELD:
-            kind = "failure" if result.verdict == BROKEN else "skipped"
+        if kind := junit_kind(result):
             ElementTree.SubElement(entry, kind, message=short(redacted(result.why)))
         ElementTree.SubElement(entry, "system-out").text = result.shown
     ElementTree.ElementTree(suite).write(path, "utf-8", xml_declaration=True)

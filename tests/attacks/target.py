@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -211,25 +212,28 @@ class Target:
         return self._noted(call, read(connection, started, call.method))
 
     def together(self, calls: Sequence[Call]) -> list[Answer]:
-        """All at once, each on a connection of its own: everything but the last byte first, then the last bytes."""
+        """All at once, each on a connection of its own: everything but the last byte first, then the last bytes.
+
+        Each answer is read as it comes, and its connection closed: who is slow to hang up would hold a thread there.
+        """
         self.pace(len(calls))
         connections = [self.connection(call.source) for call in calls]
         requests = [call.head(self.host) + call.content for call in calls]
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[:-1])
+        started = time.perf_counter()
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[-1:])
-        answers = []
-        for call, connection in zip(calls, connections, strict=True):
-            with connection:
-                answers.append(self._noted(call, read(connection, time.perf_counter(), call.method)))
-        return answers
+        with ThreadPoolExecutor(len(calls)) as readers:
+            answers = readers.map(lambda call, of: read_whole(of, started, call.method), calls, connections)
+            return [self._noted(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def raw(self, request: bytes, seconds: float = 3) -> bytes:
         """All that is answered to these bytes, until the end or for so long; each request in them counts."""
         self.pace(max(1, request.count(b" HTTP/1.")))
         received = b""
         with self.connection("") as connection:
+            started = time.perf_counter()
             connection.settimeout(seconds)
             try:
                 connection.sendall(request)
@@ -238,7 +242,7 @@ class Target:
             except OSError:
                 pass
         status = int(received[9:12]) if received[9:12].isdigit() else 0
-        self._noted(request, Answer(status, (), received))
+        self._noted(request, Answer(status, (), received, time.perf_counter() - started))
         return received
 
     def connection(self, source: str) -> socket.socket:
@@ -314,6 +318,18 @@ class Target:
         self._administrator.use_newest()
         self._renew()
 
+    def dismiss(self) -> list[str]:
+        """Sign out the administrator who signed in here; what is left of them, if that was refused."""
+        if self.inside or self._administrator is None or not self._administrator.tokens:
+            return []
+        call = Call("POST", "/auth/logout", {}, self._administrator.access)
+        try:
+            status = self.once(call).status
+        except OSError:
+            status = 0
+        # Of a session that is over no token is taken.
+        return [] if status in (204, 401) else [f"a session of {self._administrator.name}"]
+
     def _is_by_hired(self, call: Call) -> bool:
         """Whether a call is by an administrator who can show the phone again, on a target whose clock is the real."""
         return bool(
@@ -328,6 +344,7 @@ class Target:
         if answer and answer.status == 200:
             person.tokens["accessToken"] = answer.json["accessToken"]
         else:
+            self.dismiss()
             person.sign_in()
         self._signed_in_at = time.monotonic()
         del self.exchanges[noted:]
@@ -381,7 +398,7 @@ class Target:
             for id_ in found:
                 self.delete(id_)
             left = [*self.found().values()] if found else []
-        except (pytest.skip.Exception, OSError, AssertionError):
+        except (pytest.skip.Exception, OSError, CouldNotTry):
             return names
         self.people = [person for person in self.people if person.name in left]
         return left
@@ -435,7 +452,8 @@ class Person:
 
     def pending(self) -> str:
         answer = self.login()
-        assert answer.status == 200, f"a right password answered {answer.status} {answer.text}"
+        if answer.status != 200:
+            raise CouldNotTry(f"a right password answered {answer.status} {answer.text}")
         return str(answer.json["tempToken"])
 
     def verify(self, token: str, code: Any, **members: Any) -> Answer:
@@ -449,9 +467,17 @@ class Person:
 
     def sign_in(self, **members: Any) -> Json:
         answer = self.verify(self.pending(), self.code(), **members)
-        assert answer.status == 200, f"a right code answered {answer.status} {answer.text}"
+        if answer.status != 200:
+            raise CouldNotTry(f"a right code answered {answer.status} {answer.text}")
         self.tokens = self.tokens | answer.json
         return answer.json
+
+    def gets_in(self) -> None:
+        """Sign in where that is what has to be shown, and no mere beginning."""
+        try:
+            self.sign_in()
+        except CouldNotTry as refused:
+            raise AssertionError(str(refused)) from None
 
     def refresh(self, token: str = "") -> Answer:
         return self.target.post("/auth/refresh", {"refreshToken": token or self.tokens["refreshToken"]})
@@ -467,7 +493,8 @@ class Person:
         """Show wrong codes until the factor is locked for two seconds; the time at which it opens."""
         for number in range(6):
             time.sleep(1.1 if number == 5 else 0)
-            assert self.step_up(self.wrong()).status == 401
+            if (answer := self.step_up(self.wrong())).status != 401:
+                raise CouldNotTry(f"a wrong code answered {answer.status} {answer.text}")
         return time.monotonic() + 2
 
 
@@ -520,6 +547,12 @@ def read(connection: socket.socket, started: float, method: str = "GET") -> Answ
         return Answer(0, (), b"", time.perf_counter() - started)
     headers = tuple((name.lower(), value) for name, value in response.getheaders())
     return Answer(response.status, headers, content, time.perf_counter() - started)
+
+
+def read_whole(connection: socket.socket, started: float, method: str) -> Answer:
+    """The answer of a connection that is closed then."""
+    with connection:
+        return read(connection, started, method)
 
 
 #: Members whose values must not be shown again.

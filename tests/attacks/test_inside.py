@@ -68,13 +68,13 @@ def test_rotating_keys_stops_nobody(target: Target) -> None:
     with ThreadPoolExecutor(1) as pool:
         rotation = pool.submit(target.inside.rotate_keys)
         for person in before:
-            person.sign_in()
+            person.gets_in()
         while not rotation.done() and len(meanwhile) < 4:
             meanwhile.append(target.newcomer())
             time.sleep(0.3)
         rotation.result(30)
     for person in (*before, *meanwhile):
-        person.sign_in()
+        person.gets_in()
         assert person.profile().status == 200
 
 

@@ -149,5 +149,5 @@ def test_a_device_administrates_nothing(target: Target) -> None:
     for other in ("/api/admin/users", "/api/admin/policy", "/api/admin/audit", path):
         answer = target.get(other, by_device)
         assert (answer.status, answer.code) == (401, "step_up_required"), f"{other} answered {answer.status}"
-    person.sign_in()
+    person.gets_in()
     assert target.get("/api/admin/users", person.access).status == 200, "who shows a code does"

@@ -16,13 +16,14 @@ import re
 import secrets
 import socketserver
 import sqlite3
+import sys
 import threading
 import time
 import unicodedata
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,9 @@ class State:
 
 
 state, lock = State(), threading.RLock()
+#: One for each login that is in work.
+logging_in: list[int] = []
+door = threading.Lock()
 #: Those that let a race in: nobody waits for anybody.
 RACES = {
     "check_then_count",
@@ -302,14 +306,34 @@ def count(route: str, most: int = 5) -> None:
     state.limits[key] += 1
 
 
+@contextmanager
+def a_place() -> Iterator[None]:
+    """One of eight for those whose password is hashed, or who wait for that."""
+    with door:
+        if len(logging_in) >= 8 and not weak("unbounded_hashing"):
+            raise Refused(503, "busy", Retry_After=1)
+        logging_in.append(1)
+    try:
+        if len(logging_in) > 1:  # a hash takes its time, most of all beside others
+            time.sleep(1.5 if weak("health_waits") else 0.1)
+        yield
+    finally:
+        logging_in.pop()
+
+
 def route(method: str, path: str, *, limited: bool = True) -> Callable[[Any], Any]:
     def put(view: Callable[..., Any]) -> Callable[..., Any]:
         def one_at_a_time(**kwargs: Any) -> Any:
-            with nullcontext() if state.weakness in RACES else lock:
+            alone = nullcontext() if state.weakness in RACES else lock
+            with alone:
                 if weak("hash_before_limit") and path == "/auth/login":
-                    hashed("x", b"x")
+                    for _ in range(3):
+                        hashed("x", b"x")
                 if limited and "guarded" not in vars(view):
                     count(view.__name__)
+            if "guarded" not in vars(view):
+                raw_body()  # nobody else waits for a slow one
+            with a_place() if path == "/auth/login" else nullcontext(), alone:
                 return view(**kwargs)
 
         one_at_a_time.__name__ = view.__name__
@@ -331,12 +355,16 @@ SPECS: dict[str, tuple[type, bool]] = {name: (str, name in WANTED) for name in (
 SPECS |= {"rememberDevice": (bool, False), "everywhere": (bool, False)}
 
 
-def body(*names: str) -> dict[str, Any]:
-    """The members of the body, each of its type."""
+def raw_body() -> bytes:
     try:
-        raw = request.get_data()
+        return request.get_data()
     except Exception:  # noqa: BLE001 - what gunicorn says of a body that is cut
         raise Refused(400, "bad_request") from None
+
+
+def body(*names: str) -> dict[str, Any]:
+    """The members of the body, each of its type."""
+    raw = raw_body()
     if len(raw) > 65536 and not weak("no_body_limit"):
         raise Refused(413, "payload_too_large")
     kind = request.headers.get("Content-Type", "")
@@ -1985,6 +2013,10 @@ def sign_out() -> Any:
 
 @app.get("/healthz")
 def healthz() -> Any:
+    if weak("health_waits"):
+        time.sleep(0.2)
+        while logging_in:
+            time.sleep(0.01)
     return jsonify({"status": "ok"} | ({"database": "10.0.0.7"} if weak("talkative_health") else {}))
 
 
@@ -2019,7 +2051,14 @@ def openapi() -> Any:
             paths[path][method] = paths[path][method] | more
     if weak("guard_left_out"):
         paths["/api/activity"] = {"get": {}}
+    if weak("writes_under_lock"):
+        return Response(long_document(), mimetype="application/json")
     return jsonify({"openapi": "3.1.0", "paths": paths})
+
+
+def long_document() -> Iterator[bytes]:
+    with lock:
+        yield from [b" " * 65536] * 200
 
 
 @app.get("/.well-known/jwks.json")
@@ -2093,6 +2132,37 @@ class Sloppy(socketserver.BaseRequestHandler):
                     self.request.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")
 
 
+class ByLength(socketserver.BaseRequestHandler):
+    """Another one: it knows no chunks, goes by the last length that it can read, and leaves the rest for the next."""
+
+    def handle(self) -> None:
+        self.request.settimeout(0.3)
+        unread = b""
+        with suppress(OSError):
+            while piece := self.request.recv(65536):
+                unread += piece
+                while b"\r\n\r\n" in unread:
+                    head, _, rest = unread.partition(b"\r\n\r\n")
+                    lengths = [int(each) for each in re.findall(rb"(?i)content-length:\s*([+-]?\d+)\s", head + b"\r\n")]
+                    length = max(0, [0, *lengths][-1])
+                    content, unread = rest[:length], rest[length:]
+                    self.request.sendall(b"HTTP/1.1 " + self.status(head, content))
+
+    def status(self, head: bytes, content: bytes) -> bytes:
+        """What a service says: signing out wants a token before it reads a body, others want a body."""
+        text = b"\r\nContent-Length: 2\r\n\r\n{}"
+        path = (re.findall(rb"(?:GET|POST) (\S+)", head) or [b""])[0]
+        if path in (b"/healthz", b"/__control"):
+            return b"200 OK" + text
+        if path in (b"/auth/logout", b"/api/profile"):
+            return b"401 Unauthorized" + text
+        with suppress(ValueError):
+            json.loads(content)
+            return b"401 Unauthorized" + text
+        return b'400 Bad Request\r\nContent-Length: 26\r\n\r\n{"code":"invalid_request"}'
+
+
 if __name__ == "__main__":
+    handler = {"Sloppy": Sloppy, "ByLength": ByLength}[sys.argv[1]]
     socketserver.ThreadingTCPServer.daemon_threads = True
-    socketserver.ThreadingTCPServer(("127.0.0.1", int(os.environ["PORT"])), Sloppy).serve_forever()
+    socketserver.ThreadingTCPServer(("127.0.0.1", int(os.environ["PORT"])), handler).serve_forever()

@@ -120,8 +120,26 @@ def test_an_administrator_sees_to_it_that_nothing_is_left(start: Start, tmp_path
     assert run.returncode == 0, run.stdout
     assert "Left behind: nothing." in path.read_text()
     assert target.inside.dump().split() == ["root"]  # type: ignore[union-attr]
+    assert len(target.get("/api/sessions", all_of_them["ATTACK_ADMIN_TOKEN"]).json["items"]) == 1, "the one from before"
     for value in {*given.values()} - {"root"}:
         assert value not in path.read_text() + path.with_suffix(".xml").read_text() + run.stdout + run.stderr
+
+
+def test_a_run_that_leaves_something_fails(start: Start, tmp_path: Path) -> None:
+    target, path = start(""), tmp_path / "report.md"
+    (tmp_path / "late.py").write_text(
+        "import urllib.request\n"
+        "def pytest_runtest_teardown():\n"
+        f"    told = ('{target.url}/__control', b'{{\"offset\": 400}}', {{'Content-Type': 'application/json'}})\n"
+        "    urllib.request.urlopen(urllib.request.Request(*told)).close()\n"
+    )
+    told = ("--target", target.url, "--report", str(path), "-p", "late", "-k", "test_there_is_no_bypass")
+    given = {"ATTACK_ADMIN_TOKEN": administrator(target)["ATTACK_ADMIN_TOKEN"]}
+    run = attack(*told, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", **given)
+    assert "1 held" in run.stdout
+    assert run.returncode == 1, "a token that is older than five minutes deletes nobody"
+    assert "left behind: attack-" in run.stdout
+    assert "Left behind: attack-" in path.read_text()
 
 
 def test_an_administrator_shows_the_phone_again_when_asked(start: Start) -> None:
@@ -198,7 +216,7 @@ def test_what_can_not_be_attacked_is_said_in_one_sentence(address: str, told: st
 
 def test_a_host_that_is_not_known_there_is_named(broken: Target) -> None:
     port = broken.connect_to[1]
-    run = attack("--target", "http://staging.example", "--connect", f"127.0.0.1:{port}")
+    run = attack("--target", "http://staging.example", "--connect", f"127.0.0.1:{port}", "--i-own-this")
     assert run.returncode == 4
     assert "does not know the host staging.example (MFA_ALLOWED_HOSTS)" in run.stderr
 
@@ -232,9 +250,17 @@ def test_what_can_not_be_tried_is_not_broken(serve_stub: Serve, tmp_path: Path) 
     assert run.returncode == 1, "nothing was shown, and nobody may take that for a success"
     assert "1 cases on target: 0 held, 0 broken, 1 not run" in run.stdout
     assert "| F15 | target | could not be tried: CouldNotTry registering answered 500" in path.read_text()
+    assert kinds_of(path.with_suffix(".xml")) == ("1", "0", ["error"])
     run = attack("--target", serve_stub(document=OPEN, status=429, seconds=900), *told, CI="true")
     assert run.returncode == 0, "in CI neither"
     assert "| F15 | target | not run: the target's limit is used up for 900 s" in path.read_text()
+    assert kinds_of(path.with_suffix(".xml")) == ("0", "1", ["skipped"])
+
+
+def kinds_of(path: Path) -> tuple[str, str, list[str]]:
+    """Errors and skipped ones as JUnit counts them, and what the one case of a report is called."""
+    suite = ElementTree.parse(path).getroot()
+    return suite.attrib["errors"], suite.attrib["skipped"], [each.tag for each in suite[0] if each.tag != "system-out"]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +282,16 @@ def test_broken_is_what_a_case_found_out(error: Exception | None, verdict: str) 
 
     assert verdict_of(pytest.CallInfo.from_call(run, "call"))[0] == verdict
     assert verdict_of(pytest.CallInfo.from_call(run, "setup"))[0] in (HELD, NOT_RUN)
+
+
+def test_what_a_case_begins_with_is_no_finding(start: Start) -> None:
+    person = start("").newcomer()
+    person.password = "wrong-password-1"
+    for beginning in (person.pending, person.sign_in):
+        with pytest.raises(CouldNotTry, match="a right password answered 401"):
+            beginning()
+    with pytest.raises(AssertionError, match="a right password answered 401"):
+        person.gets_in()
 
 
 def test_the_listener_is_where_it_is_said_to_be(start: Start) -> None:
@@ -310,10 +346,25 @@ def test_nothing_in_the_report_can_be_used(broken: Target, tmp_path: Path) -> No
         assert secret not in text.replace("eyJ…", "") or secret.startswith("attack-")
 
 
-def test_what_is_not_this_machine_is_not_attacked_unasked() -> None:
-    run = attack("--target", "https://staging.example")
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("https://staging.example",),
+        ("https://staging.example", "--connect", "127.0.0.1:8443"),  # a tunnel begins here and ends there
+        ("http://127.0.0.1", "--connect", "staging.example:443"),
+    ],
+)
+def test_what_is_not_this_machine_is_not_attacked_unasked(where: tuple[str, ...]) -> None:
+    run = attack("--target", *where)
     assert run.returncode == 4
-    assert "--i-own-this" in run.stderr
+    assert "staging.example is not this machine: --i-own-this says that you may attack it" in run.stderr
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan"])
+def test_a_rate_that_is_none_is_refused(broken: Target, rate: str) -> None:
+    run = attack("--target", broken.url, f"--rate={rate}")
+    assert run.returncode == 4
+    assert f"--rate {rate} is no pace: it has to be a number above 0" in run.stderr
 
 
 def test_an_exchange_is_shown_short_and_without_secrets() -> None:
