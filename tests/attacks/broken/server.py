@@ -1706,9 +1706,14 @@ def confirm(user: User, session: Session) -> Any:
     if weak("crash_on_confirm"):
         int(code)
     check_code(user, code, user.waiting)
+    user.others += [user.secret] if weak("old_key_lives") else []
     user.secret, user.waiting = user.waiting or user.secret, ""
     if weak("confirm_does_not_consume"):
         user.last_step = -1
+    if not weak("confirm_keeps_devices"):
+        forget_devices(user)
+    if not weak("confirm_keeps_pending"):
+        close_all(user)
     return "", 204
 
 
