@@ -407,18 +407,31 @@ def test_a_factor_grows_old(target: Target) -> None:
     "T38",
     holds="whether a second factor is due is read at each refresh, and at each request",
     stems_from='a stale "MFA enabled" in tokens',
-    broken_by="stale_policy",
+    broken_by="stale_policy rule_keeps_devices policy_keeps_devices",
     needs=("admin", "policy"),
 )
 def test_a_rule_counts_at_once(target: Target) -> None:
     with optional(target):
-        person = target.newcomer()
-        tokens = person.login().json
-        assert target.get("/api/mfa", tokens["accessToken"]).status == 200
-        assert person.profile(tokens["accessToken"]).code == "full_authentication_required"
-        user = target.id_of(person)
-        assert (
-            target.send(Call("PATCH", f"/api/admin/users/{user}", {"mfaRequired": True}, target.admin())).status == 200
-        )
-        assert target.get("/api/mfa", tokens["accessToken"]).status == 401
-        assert person.refresh(tokens["refreshToken"]).status == 401
+        other = target.person(device=True)
+        ensure_a_rule_about_one_counts(target)
+        assert is_remembered(other), "a rule about one person counts for another"
+    assert not is_remembered(other), "a device is let in that is older than the policy"
+
+
+def is_remembered(person: Person) -> bool:
+    return person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is False
+
+
+def ensure_a_rule_about_one_counts(target: Target) -> None:
+    """That who must show a second factor from now on has no session without, and no device from before."""
+    person, known = target.newcomer(), target.person(device=True)
+    tokens = person.login().json
+    assert target.get("/api/mfa", tokens["accessToken"]).status == 200
+    assert person.profile(tokens["accessToken"]).code == "full_authentication_required"
+    assert is_remembered(known)
+    for user in (target.id_of(person), target.id_of(known)):
+        answer = target.send(Call("PATCH", f"/api/admin/users/{user}", {"mfaRequired": True}, target.admin()))
+        assert answer.status == 200
+    assert target.get("/api/mfa", tokens["accessToken"]).status == 401
+    assert person.refresh(tokens["refreshToken"]).status == 401
+    assert not is_remembered(known), "a device is let in that is older than the rule"

@@ -1770,9 +1770,20 @@ def change_user(user: User, session: Session, id_: str) -> Any:
     found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
     found.roles = roles if isinstance(roles, list) else found.roles
     if found.disabled and not weak("disabled_goes_on"):
-        end_all(found)
-        close_all(found)
+        out_of_use(found)
+    if given.get("mfaRequired") and not weak("rule_keeps_devices"):
+        forget_devices(found)
     return jsonify({"id": id_})
+
+
+def out_of_use(user: User) -> None:
+    """End all that is open of somebody's."""
+    if not weak("disabled_keeps_sessions"):
+        end_all(user)
+    if not weak("disabled_keeps_devices"):
+        forget_devices(user)
+    if not weak("disabled_keeps_pending"):
+        close_all(user)
 
 
 def about_user(given: dict[str, Any]) -> None:
@@ -1807,10 +1818,13 @@ def reset_mfa(user: User, session: Session, id_: str) -> Any:
     if weak("reset_races"):
         time.sleep(0.001)
     found.was_reset = True
-    found.ticket, found.secret, found.recovery = secrets.token_urlsafe(24), "A" * 32, {}
+    found.ticket, found.secret = secrets.token_urlsafe(24), "A" * 32
+    found.recovery = found.recovery if weak("reset_keeps_codes") else {}
     if not weak("reset_keeps_sessions"):
         end_all(found)
+    if not weak("reset_keeps_devices"):
         forget_devices(found)
+    if not weak("reset_keeps_pending"):
         close_all(found)
     return jsonify({"enrolmentTicket": found.ticket})
 
@@ -1833,6 +1847,8 @@ def policy(user: User, session: Session) -> Any:
         mode.lower()
     if mode not in ("required", "optional"):
         raise Refused(400, "invalid_request")
+    if mode == "required" != state.mode and not weak("policy_keeps_devices"):
+        state.devices.clear()
     state.mode = mode
     return jsonify({})
 
