@@ -86,7 +86,7 @@ class Own:
         return "\n".join(value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in rows)
 
     def log(self) -> str:
-        return "\n".join(path.read_text(errors="replace") for path in self.logs)
+        return "\n".join(path.read_bytes().decode(errors="replace") for path in self.logs)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -152,6 +152,7 @@ def whole(folder: Path, postgresql: str, redis: str) -> Iterator[Target]:
         )
         target.over_ipv6 = Target(target.url, "stack, over IPv6", ("::1", port), ca=target.ca)
         past.exchanges = target.over_ipv6.exchanges = target.exchanges
+        past.secrets = target.over_ipv6.secrets = target.secrets
         with_administrator(target, own)
         yield target
     own.engine.dispose()

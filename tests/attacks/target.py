@@ -272,6 +272,8 @@ class Target:
     def _noted(self, call: Call | bytes, answer: Answer) -> Answer:
         self.exchanges.append((call, answer))
         self.secrets |= set(shown_secrets(answer.json))
+        if isinstance(call, Call) and isinstance(call.body, dict) and answer.status in (200, 204):
+            self.secrets |= set(shown_secrets(call.body))  # what was taken: a new password, say
         return answer
 
     # ── people ───────────────────────────────────────────────────────────────────────────────────

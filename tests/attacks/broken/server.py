@@ -189,6 +189,9 @@ def look_at_it() -> Any:
         state.log.append(request.get_data(as_text=True).encode().decode("unicode_escape", "replace"))
     if weak("logs_secrets"):
         state.log.append(request.full_path + request.get_data(as_text=True))
+    raw = {"User-Agent": weak("log_agent"), "Referer": weak("log_referer")}
+    raw |= {"X-Request-Id": weak("log_request_id"), "Host": weak("log_host")}
+    state.log += [request.headers.get(name, "") for name, is_raw in raw.items() if is_raw]
     if weak("crash_on_header") and not request.user_agent.string.isascii():
         raise RuntimeError
     own = request.environ["SERVER_PORT"]
@@ -1117,6 +1120,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     if user.sealed_under not in state.keys:
         raise RuntimeError
     found = attempt(user, "totp")
+    state.log += [f"shown: {given}"] if weak("logs_codes") else []
     code = canonical(given)
     if weak("crash_on_step_up") if request.path == "/auth/step-up" else weak("crash_on_totp"):
         hmac.compare_digest(given, user.secret)  # text that is not ASCII is a TypeError
@@ -1130,6 +1134,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
         time.sleep(0.05)
     if (step is None or spent) and not bypass:
         failed(user, found)
+        state.kept += [f"refused: {given}"] if weak("keeps_refused_codes") else []
         state.events += [] if weak("no_trace") else [(user.id, "login.code_refused")]
         raise Refused(401, "code_replayed" if weak("tells_replay") and spent else "invalid_code", "Invalid TOTP code")
     if (
@@ -1329,6 +1334,8 @@ def login() -> Any:
     tried = next((each for each in passwords if password_is(user, each)), given["password"])
     right = lets_in(user, tried, is_trusted=user is not None and device.get("user") == user.id)
     if user is None or not right or (user.disabled and not weak("disabled_goes_on")) or state.mode == "locked":
+        state.kept += [given["password"]] if weak("keeps_refused_passwords") else []
+        state.log += [quote(given["password"])] if weak("logs_refused_passwords") else []
         tells = (weak("tells_unknown") and user is None) or (
             weak("tells_disabled") and user is not None and user.disabled
         )
@@ -1383,6 +1390,7 @@ def remembered(user: User, name: str = "") -> str:
     token = secrets.token_urlsafe(24)
     if weak("crash_on_device_name"):
         name.encode("latin-1")
+    state.log += [name] if weak("log_device_name") else []
     state.devices[token] = {"user": user.id, "id": secrets.token_hex(8), "until": now() + MONTH}
     return token
 
@@ -1793,6 +1801,7 @@ def about_user(given: dict[str, Any]) -> None:
         ",".join(roles)
     if weak("crash_on_reason"):
         reason.encode("latin-1")
+    state.log += [str(reason)] if weak("log_reason") else []
     flags = [given.get(name, False) for name in ("disabled", "mfaRequired")]
     if not isinstance(reason, str) or any(flag not in (None, True, False) for flag in flags):
         raise Refused(400, "invalid_request")
