@@ -131,6 +131,7 @@ RACES = {
 }
 RACES |= {"refresh_beats_change", "refresh_beats_disabling", "sign_in_beats_disabling"}
 RACES |= {"shared_identity", "busy_500", "reset_races", "limit_after", "lost_update", "enrol_races", "writers_500"}
+RACES |= {"renewal_races"}
 
 
 def weak(name: str) -> bool:
@@ -1016,6 +1017,8 @@ def new_codes(user: User) -> list[str]:
     codes = [base64.b32encode(secrets.token_bytes(size)).decode().rstrip("=") for _ in range(10)]
     if not weak("regenerate_keeps"):
         user.recovery.clear()
+    if weak("renewal_races"):
+        time.sleep(0.05)
     user.recovery.update(dict.fromkeys(map(digest, codes), False))
     state.kept += codes if weak("plain_recovery") else []
     return codes
