@@ -1260,6 +1260,10 @@ def register() -> Any:
 def password_is(user: User | None, password: str) -> bool:
     if user is None and weak("fast_unknown"):
         return False
+    if user is None and len(password.encode()) > 72 and weak("fast_long_unknown"):
+        return False
+    if user is None and not password and weak("fast_blank_unknown"):
+        return False
     if user is None and weak("cheap_unknown"):
         return bool(hashlib.pbkdf2_hmac("sha256", password.encode(), b"nobody", 20_000)) and False
     if weak("busy_500"):
