@@ -53,20 +53,21 @@ class Case:
     stems_from: str
     needs: tuple[str, ...]
     run: Callable[[Target], None]
+    is_last: bool = False
 
 
 CASES: dict[str, Case] = {}
 
 
 def case(
-    number: str, *, holds: str, broken_by: str, stems_from: str, needs: tuple[str, ...] = ()
+    number: str, *, holds: str, broken_by: str, stems_from: str, needs: tuple[str, ...] = (), is_last: bool = False
 ) -> Callable[[Callable[[Target], None]], Any]:
-    """Declare a case; the function stays an ordinary test."""
+    """Declare a case; the function stays an ordinary test. The last one looks at what all others left."""
     assert set(needs) <= set(NEEDS), needs
 
     def declare(run: Callable[[Target], None]) -> Any:
         assert number not in CASES, f"{number} is declared twice"
-        CASES[number] = Case(number, holds, tuple(broken_by.split()), stems_from, needs, run)
+        CASES[number] = Case(number, holds, tuple(broken_by.split()), stems_from, needs, run, is_last)
         run.case = CASES[number]  # type: ignore[attr-defined]
         return pytest.mark.attacks(pytest.mark.services(run))
 

@@ -137,7 +137,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What a target can't show is not run, and the report says so; what spends the limit of all is last."""
+    """What a target can't show is not run, and the report says so; on each deployment some are last."""
     out = []
     for item in items:
         name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
@@ -145,13 +145,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[RESULTS].append(Result(name, case, NOT_RUN, why))
             out.append(item)
     config.hook.pytest_deselected(items=out)
-    items[:] = sorted((item for item in items if item not in set(out)), key=lambda item: spends(config, item))
+    items[:] = [item for item in items if item not in set(out)]
+    for name in names(config):
+        # Only among the items of one deployment: it ends, and would have to start again, where another's come between.
+        places = [place for place, item in enumerate(items) if deployment_of(item) == name]
+        mine = sorted((items[place] for place in places), key=lambda item: (spends(config, item), looks_back(item)))
+        for place, item in zip(places, mine, strict=True):
+            items[place] = item
 
 
 def spends(config: pytest.Config, item: pytest.Item) -> bool:
     """Whether a case uses up a limit that all cases share, since there is one address for all."""
     name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
     return bool(name and case and "limits" in case.needs and "addresses" not in offers(config, name))
+
+
+def looks_back(item: pytest.Item) -> bool:
+    """Whether a case is about what all others left behind."""
+    case = getattr(getattr(item, "function", None), "case", None)
+    return bool(case and case.is_last)
 
 
 def deployment_of(item: pytest.Item) -> str:

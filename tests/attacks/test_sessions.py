@@ -17,19 +17,23 @@ def is_over(person: Person, access: str = "", refresh: str = "", times: int = 3)
 
 @case(
     "T37",
-    holds="a reset of the factors ends sessions, refresh tokens and devices",
+    holds="a reset of the factors ends sessions, refresh tokens, devices, pending tokens and recovery codes",
     stems_from="sessions that kept their level",
-    broken_by="reset_keeps_sessions",
+    broken_by="reset_keeps_sessions reset_keeps_devices reset_keeps_pending reset_keeps_codes",
     needs=("admin",),
 )
 def test_a_reset_ends_everything(target: Target) -> None:
     person = target.person(device=True)
-    path = f"/api/admin/users/{target.id_of(person)}/reset-mfa"
+    before, path = person.pending(), f"/api/admin/users/{target.id_of(person)}/reset-mfa"
     answer = target.post(path, {"reason": "attack"}, target.admin())
     assert answer.status == 200
     is_over(person)
-    assert person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is True
-    assert person.verify(person.pending(), person.code()).status == 401
+    assert person.verify(before, person.code()).code == "invalid_pending_token", "a pending token outlived the reset"
+    by_device = person.login(deviceToken=person.tokens["deviceToken"]).json
+    assert by_device["mfaRequired"] is True
+    assert person.verify(by_device["tempToken"], person.code()).status == 401
+    recovered = person.recover(by_device["tempToken"], person.tokens["recoveryCodes"][0])
+    assert recovered.status == 401, "a recovery code outlived the reset"
     assert target.post("/auth/enrol", {"tempToken": person.pending()}).code == "factor_exists"
     body = {"tempToken": person.pending(), "enrolmentTicket": answer.json["enrolmentTicket"]}
     assert [target.post("/auth/enrol", body).status for _ in range(2)] == [200, 403]
@@ -86,9 +90,9 @@ def test_the_last_administrator_stays(target: Target) -> None:
 
 @case(
     "T44",
-    holds="a disabled user's access, refresh and device tokens all fail, at once",
+    holds="a disabled user's access, refresh and device tokens all fail, at once, and who is enabled again has none",
     stems_from="CVE-2025-53942",
-    broken_by="disabled_goes_on",
+    broken_by="disabled_goes_on disabled_keeps_sessions disabled_keeps_devices disabled_keeps_pending",
     needs=("admin",),
 )
 def test_a_disabled_user_is_out(target: Target) -> None:
@@ -99,6 +103,10 @@ def test_a_disabled_user_is_out(target: Target) -> None:
     assert person.verify(pending, person.code()).status == 401
     refused = person.login(deviceToken=person.tokens["deviceToken"])
     assert (refused.status, refused.json["error"]) == (401, "Invalid credentials")
+    assert target.send(Call("PATCH", path, {"disabled": False}, target.admin())).status == 200
+    is_over(person)
+    assert person.verify(pending, person.code()).code == "invalid_pending_token", "a pending token came back"
+    assert person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is True, "a device came back"
 
 
 @case(

@@ -206,22 +206,41 @@ def test_a_required_enrolment_is_not_skipped(target: Target) -> None:
 
 @case(
     "T36",
-    holds="a secret is shown once, the old one is good until the new one is confirmed, and the new one not before that",
+    holds="a secret is shown once; the new one is good from its confirmation on, and the old one till then, "
+    "as are devices and pending tokens",
     stems_from="GHSA-7mgc-c7pq-3rr3",
-    broken_by="replaced_at_once waiting_key_counts",
+    broken_by="replaced_at_once waiting_key_counts old_key_lives confirm_keeps_devices confirm_keeps_pending",
 )
 def test_an_authenticator_is_replaced_only_when_confirmed(target: Target) -> None:
-    person = target.person()
+    person = target.person(device=True)
     new = target.post("/api/mfa/totp", {}, person.access).json["manualEntryKey"]
     assert new != person.secret
-    waiting = Person(target, person.name, person.password, new)
-    assert person.verify(person.pending(), waiting.code()).status == 401, "a key that nobody confirmed signs in"
-    assert person.step_up(waiting.code()).status == 401, "a key that nobody confirmed steps up"
-    assert person.sign_in()["accessToken"], "the old authenticator is dead before the new one is confirmed"
+    waiting = Person(target, person.name, person.password, new, _last=person._last)
+    pending, code = person.pending(), waiting.code()
+    assert person.verify(pending, code).status == 401, "a key that nobody confirmed signs in"
+    assert person.step_up(code).status == 401, "a key that nobody confirmed steps up"
+    answer = person.verify(pending, person.code())
+    assert answer.status == 200, "the old authenticator is dead before the new one is confirmed"
+    person.tokens |= answer.json
     for path in ("/api/mfa", "/api/profile", "/api/activity", "/api/mfa/totp"):
         answer = target.get(path, person.access)
         assert person.secret not in answer.text
         assert new not in answer.text
+    ensure_the_old_ends(person, waiting)
+
+
+def ensure_the_old_ends(person: Person, waiting: Person) -> None:
+    """That with the confirmation of a new authenticator nothing of the old one is good for anything."""
+    before, target = person.pending(), person.target
+    confirmed = target.post("/api/mfa/totp/confirm", {"totpCode": waiting.code()}, person.access)
+    assert confirmed.status == 204, f"a new authenticator is not confirmed: {confirmed.status}"
+    code = waiting.code()
+    person._last = waiting._last - 1  # a code that is as new, and by its time not one that was shown before
+    assert person.verify(before, code).code == "invalid_pending_token", "a pending token from before goes on"
+    by_device = person.login(deviceToken=person.tokens["deviceToken"]).json
+    assert by_device["mfaRequired"] is True, "a device goes on that the old authenticator let in"
+    assert person.verify(by_device["tempToken"], person.code()).status == 401, "the old authenticator signs in"
+    assert person.step_up(code).status == 200, "the new authenticator does not step up"
 
 
 @case(
@@ -388,18 +407,31 @@ def test_a_factor_grows_old(target: Target) -> None:
     "T38",
     holds="whether a second factor is due is read at each refresh, and at each request",
     stems_from='a stale "MFA enabled" in tokens',
-    broken_by="stale_policy",
+    broken_by="stale_policy rule_keeps_devices policy_keeps_devices",
     needs=("admin", "policy"),
 )
 def test_a_rule_counts_at_once(target: Target) -> None:
     with optional(target):
-        person = target.newcomer()
-        tokens = person.login().json
-        assert target.get("/api/mfa", tokens["accessToken"]).status == 200
-        assert person.profile(tokens["accessToken"]).code == "full_authentication_required"
-        user = target.id_of(person)
-        assert (
-            target.send(Call("PATCH", f"/api/admin/users/{user}", {"mfaRequired": True}, target.admin())).status == 200
-        )
-        assert target.get("/api/mfa", tokens["accessToken"]).status == 401
-        assert person.refresh(tokens["refreshToken"]).status == 401
+        other = target.person(device=True)
+        ensure_a_rule_about_one_counts(target)
+        assert is_remembered(other), "a rule about one person counts for another"
+    assert not is_remembered(other), "a device is let in that is older than the policy"
+
+
+def is_remembered(person: Person) -> bool:
+    return person.login(deviceToken=person.tokens["deviceToken"]).json["mfaRequired"] is False
+
+
+def ensure_a_rule_about_one_counts(target: Target) -> None:
+    """That who must show a second factor from now on has no session without, and no device from before."""
+    person, known = target.newcomer(), target.person(device=True)
+    tokens = person.login().json
+    assert target.get("/api/mfa", tokens["accessToken"]).status == 200
+    assert person.profile(tokens["accessToken"]).code == "full_authentication_required"
+    assert is_remembered(known)
+    for user in (target.id_of(person), target.id_of(known)):
+        answer = target.send(Call("PATCH", f"/api/admin/users/{user}", {"mfaRequired": True}, target.admin()))
+        assert answer.status == 200
+    assert target.get("/api/mfa", tokens["accessToken"]).status == 401
+    assert person.refresh(tokens["refreshToken"]).status == 401
+    assert not is_remembered(known), "a device is let in that is older than the rule"

@@ -135,6 +135,7 @@ RACES = {
 }
 RACES |= {"refresh_beats_change", "refresh_beats_disabling", "sign_in_beats_disabling"}
 RACES |= {"shared_identity", "busy_500", "reset_races", "limit_after", "lost_update", "enrol_races", "writers_500"}
+RACES |= {"renewal_races"}
 
 
 def weak(name: str) -> bool:
@@ -193,6 +194,9 @@ def look_at_it() -> Any:
         state.log.append(request.get_data(as_text=True).encode().decode("unicode_escape", "replace"))
     if weak("logs_secrets"):
         state.log.append(request.full_path + request.get_data(as_text=True))
+    raw = {"User-Agent": weak("log_agent"), "Referer": weak("log_referer")}
+    raw |= {"X-Request-Id": weak("log_request_id"), "Host": weak("log_host")}
+    state.log += [request.headers.get(name, "") for name, is_raw in raw.items() if is_raw]
     if weak("crash_on_header") and not request.user_agent.string.isascii():
         raise RuntimeError
     own = request.environ["SERVER_PORT"]
@@ -1041,6 +1045,8 @@ def new_codes(user: User) -> list[str]:
     codes = [base64.b32encode(secrets.token_bytes(size)).decode().rstrip("=") for _ in range(10)]
     if not weak("regenerate_keeps"):
         user.recovery.clear()
+    if weak("renewal_races"):
+        time.sleep(0.05)
     user.recovery.update(dict.fromkeys(map(digest, codes), False))
     state.kept += codes if weak("plain_recovery") else []
     return codes
@@ -1145,6 +1151,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
     if user.sealed_under not in state.keys:
         raise RuntimeError
     found = attempt(user, "totp")
+    state.log += [f"shown: {given}"] if weak("logs_codes") else []
     code = canonical(given)
     if weak("crash_on_step_up") if request.path == "/auth/step-up" else weak("crash_on_totp"):
         hmac.compare_digest(given, user.secret)  # text that is not ASCII is a TypeError
@@ -1158,6 +1165,7 @@ def check_code(user: User, given: str, secret: str = "") -> None:
         time.sleep(0.05)
     if (step is None or spent) and not bypass:
         failed(user, found)
+        state.kept += [f"refused: {given}"] if weak("keeps_refused_codes") else []
         state.events += [] if weak("no_trace") else [(user.id, "login.code_refused")]
         raise Refused(401, "code_replayed" if weak("tells_replay") and spent else "invalid_code", "Invalid TOTP code")
     if (
@@ -1280,6 +1288,10 @@ def register() -> Any:
 def password_is(user: User | None, password: str) -> bool:
     if user is None and weak("fast_unknown"):
         return False
+    if user is None and len(password.encode()) > 72 and weak("fast_long_unknown"):
+        return False
+    if user is None and not password and weak("fast_blank_unknown"):
+        return False
     if user is None and weak("cheap_unknown"):
         return bool(hashlib.pbkdf2_hmac("sha256", password.encode(), b"nobody", 20_000)) and False
     if weak("busy_500"):
@@ -1357,6 +1369,8 @@ def login() -> Any:
     tried = next((each for each in passwords if password_is(user, each)), given["password"])
     right = lets_in(user, tried, is_trusted=user is not None and device.get("user") == user.id)
     if user is None or not right or (user.disabled and not weak("disabled_goes_on")) or state.mode == "locked":
+        state.kept += [given["password"]] if weak("keeps_refused_passwords") else []
+        state.log += [quote(given["password"])] if weak("logs_refused_passwords") else []
         tells = (weak("tells_unknown") and user is None) or (
             weak("tells_disabled") and user is not None and user.disabled
         )
@@ -1411,6 +1425,7 @@ def remembered(user: User, name: str = "") -> str:
     token = secrets.token_urlsafe(24)
     if weak("crash_on_device_name"):
         name.encode("latin-1")
+    state.log += [name] if weak("log_device_name") else []
     state.devices[token] = {"user": user.id, "id": secrets.token_hex(8), "until": now() + MONTH}
     return token
 
@@ -1734,9 +1749,14 @@ def confirm(user: User, session: Session) -> Any:
     if weak("crash_on_confirm"):
         int(code)
     check_code(user, code, user.waiting)
+    user.others += [user.secret] if weak("old_key_lives") else []
     user.secret, user.waiting = user.waiting or user.secret, ""
     if weak("confirm_does_not_consume"):
         user.last_step = -1
+    if not weak("confirm_keeps_devices"):
+        forget_devices(user)
+    if not weak("confirm_keeps_pending"):
+        close_all(user)
     return "", 204
 
 
@@ -1793,9 +1813,20 @@ def change_user(user: User, session: Session, id_: str) -> Any:
     found.disabled, found.required = given.get("disabled", found.disabled), given.get("mfaRequired", found.required)
     found.roles = roles if isinstance(roles, list) else found.roles
     if found.disabled and not weak("disabled_goes_on"):
-        end_all(found)
-        close_all(found)
+        out_of_use(found)
+    if given.get("mfaRequired") and not weak("rule_keeps_devices"):
+        forget_devices(found)
     return jsonify({"id": id_})
+
+
+def out_of_use(user: User) -> None:
+    """End all that is open of somebody's."""
+    if not weak("disabled_keeps_sessions"):
+        end_all(user)
+    if not weak("disabled_keeps_devices"):
+        forget_devices(user)
+    if not weak("disabled_keeps_pending"):
+        close_all(user)
 
 
 def about_user(given: dict[str, Any]) -> None:
@@ -1805,6 +1836,7 @@ def about_user(given: dict[str, Any]) -> None:
         ",".join(roles)
     if weak("crash_on_reason"):
         reason.encode("latin-1")
+    state.log += [str(reason)] if weak("log_reason") else []
     flags = [given.get(name, False) for name in ("disabled", "mfaRequired")]
     if not isinstance(reason, str) or any(flag not in (None, True, False) for flag in flags):
         raise Refused(400, "invalid_request")
@@ -1830,10 +1862,13 @@ def reset_mfa(user: User, session: Session, id_: str) -> Any:
     if weak("reset_races"):
         time.sleep(0.001)
     found.was_reset = True
-    found.ticket, found.secret, found.recovery = secrets.token_urlsafe(24), "A" * 32, {}
+    found.ticket, found.secret = secrets.token_urlsafe(24), "A" * 32
+    found.recovery = found.recovery if weak("reset_keeps_codes") else {}
     if not weak("reset_keeps_sessions"):
         end_all(found)
+    if not weak("reset_keeps_devices"):
         forget_devices(found)
+    if not weak("reset_keeps_pending"):
         close_all(found)
     return jsonify({"enrolmentTicket": found.ticket})
 
@@ -1856,6 +1891,8 @@ def policy(user: User, session: Session) -> Any:
         mode.lower()
     if mode not in ("required", "optional"):
         raise Refused(400, "invalid_request")
+    if mode == "required" != state.mode and not weak("policy_keeps_devices"):
+        state.devices.clear()
     state.mode = mode
     return jsonify({})
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from tests.attacks.case import CASES
 from tests.attacks.conftest import verdict_of
 from tests.attacks.report import BROKEN, HELD, NOT_RUN, Result, durations, evidence_of, short, shown, too_long
 from tests.attacks.target import Answer, Call, CouldNotTry, Target, redacted
+from tests.attacks.test_inside import CONTROLS, codes_in, found_in, numbers_in
 from tests.attacks.totp import decoded, totp
 from tests.conftest import ROOT, program
 
@@ -344,6 +346,50 @@ def test_nothing_in_the_report_can_be_used(broken: Target, tmp_path: Path) -> No
     assert "tempToken" in text
     for secret in ("eyJ", *broken.inside.dump().split()):  # type: ignore[union-attr]
         assert secret not in text.replace("eyJ…", "") or secret.startswith("attack-")
+
+
+def test_what_looks_back_at_all_cases_is_the_last_on_each_deployment() -> None:
+    found = re.findall(r"::(\w+)\[(stack|serve)\]", attack("--collect-only").stdout)
+    runs = {name: [test for test, _ in mine] for name, mine in groupby(found, key=lambda each: each[1])}
+    assert len(list(groupby(name for _, name in found))) == len(runs) == 2, "a deployment is started twice"
+    assert {tests[-1] for tests in runs.values()} == {"test_no_secret_is_logged"}
+    assert min(map(len, runs.values())) > 150
+
+
+def test_a_secret_is_found_in_a_log_however_it_is_spelled() -> None:
+    secret = "Zm9v+YmFy/x:71"
+    log = "a line\nand {} the end"
+    for form in (secret, "Zm9v%2BYmFy%2Fx%3A71", "Wm05ditZbUZ5L3g6NzE", "5a6d39762b596d46792f783a3731"):
+        assert found_in(log.format(form), {secret, "another-secret"}) == {secret}
+        assert found_in(log.format(form[1:]), {secret, "another-secret"}) == set()
+    assert found_in(secret, {secret}) == {secret}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"totpCode": "123456"}',
+        "POST /auth/verify-mfa?totpCode=123456",
+        '{"body": "{\\"totpCode\\": \\"123456\\"}"}',
+        "refused OTP: 123456, of ada",
+        "{'value': '123456'}",
+    ],
+)
+def test_a_code_is_found_in_a_log(line: str) -> None:
+    assert codes_in(line) == numbers_in(line) == {"123456"}
+
+
+@pytest.mark.parametrize(
+    "line", ["12:00:01.123456Z", '{"code": 1234567}', "id a123456b", '"1234567"', "0.123456 s", '"bytes": 123456.5e']
+)
+def test_what_is_no_code_is_not_taken_for_one(line: str) -> None:
+    assert codes_in(line) == set()
+
+
+def test_no_terminal_obeys_a_log_unseen() -> None:
+    for each in ("\x00", "\x08", "\r", "\x1b[2J", "\x7f", "\x85", "\x9b2J", "\u2028", "\u2029"):
+        assert CONTROLS.search(f"a{each}b"), each
+    assert not CONTROLS.search("one line, two\n\tand é, ⌁ of a third")
 
 
 @pytest.mark.parametrize(
