@@ -127,7 +127,7 @@ def test_sighup_replaces_the_workers_and_fails_nobody(start: Start) -> None:
     assert [answer for answer in answers if answer.status != 200] == []
 
 
-@pytest.mark.faults("R9")
+@pytest.mark.faults("Q12")
 def test_workers_that_are_replaced_after_some_requests_fail_nobody_and_lose_no_count(start: Start) -> None:
     stack = start(**MANY, GUNICORN_MAX_REQUESTS="30")
     ada, before = sign_in(stack), workers_of(stack)
