@@ -1030,6 +1030,7 @@ def attempt(user: User, subject: str) -> Lock:
     found = state.locks.setdefault((user.id, name), Lock())
     ignored = weak("step_up_ignores_lock") and request.path == "/auth/step-up"
     endless = (weak("endless_codes") and subject == "totp") or (weak("endless_recovery") and subject != "totp")
+    ignored = ignored or (weak("page_ignores_lock") and request.path == "/auth/code")
     if (found.dead or found.open_at > now()) and not ignored and not endless:
         found.open_at += 5 if weak("lock_prolonged") else 0
         if weak("lock_says_so"):
@@ -1041,6 +1042,7 @@ def attempt(user: User, subject: str) -> Lock:
     if weak("lost_update"):
         time.sleep(0.05)
     rolled_back = weak("verify_counter_lost") and request.path == "/auth/verify-mfa"
+    rolled_back = rolled_back or (weak("page_codes_uncounted") and request.path == "/auth/code")
     if not weak("counter_lost") and not rolled_back:
         found.failures = before + 1
     return found
@@ -1472,6 +1474,11 @@ def enrol() -> Any:
     ticket = given.get("enrolmentTicket")
     if weak("crash_on_ticket"):
         hmac.compare_digest(ticket or "", user.ticket)
+    return renewed(user, ticket)
+
+
+def renewed(user: User, ticket: str | None) -> Response:
+    """A new key for who has none, or has a ticket."""
     if user.ticket and ticket == user.ticket:
         user.ticket, user.confirmed = "", False
     elif (user.confirmed or user.was_reset or weak("unconfirmed_counts")) and not weak("enrol_by_password"):
@@ -1921,13 +1928,35 @@ for name in ("sign-in", "code", "recovery-code", "authenticator"):
     app.add_url_rule(f"/auth/{name}", f"show {name}", show_page, methods=["GET"], provide_automatic_options=False)
 
 
+def count_form() -> None:
+    """Five for each client and form, as for the routes."""
+    endless = {
+        "/auth/sign-in": weak("sign_in_page_unlimited"),
+        "/auth/code": weak("code_page_unlimited"),
+        "/auth/recovery-code": weak("recovery_page_unlimited"),
+        "/auth/authenticator": weak("enrol_page_unlimited"),
+    }
+    if not endless[request.path]:
+        count(request.path)
+
+
+def opens_page(user: User | None, chosen: str) -> bool:
+    """Whether a password is right on the page: there it is counted as by the route."""
+    if weak("page_passwords_uncounted"):
+        return password_is(user, chosen)
+    right = lets_in(user, chosen)
+    return right or (weak("page_ignores_password_lock") and password_is(user, chosen))
+
+
 @app.post("/auth/sign-in")
 def sign_in() -> Any:
     if not weak("login_csrf"):
         ensure_own_origin()
+    count_form()
     user = find(request.form.get("username", ""))
-    if user is None or not password_is(user, request.form.get("password", "")):
-        raise Refused(401, "invalid_credentials")
+    right = opens_page(user, request.form.get("password", ""))
+    if user is None or not right:
+        raise Refused(401, "unknown_user" if user is None and weak("page_tells_unknown") else "invalid_credentials")
     token = admitted(user, {"username": user.name, "deviceToken": "", "_all": {}})["tempToken"]
     answer = lead(f"/auth/code?next={quote(place())}")
     keep(answer, "pending", token)
@@ -1939,6 +1968,7 @@ def sign_in() -> Any:
 def take_code() -> Any:
     if not weak("code_csrf"):
         ensure_own_origin()
+    count_form()
     member = "totpCode" if request.path == "/auth/code" else "recoveryCode"
     given = {"totpCode": None, "recoveryCode": None, member: request.form.get("code", "")}
     answer = lead(place())
@@ -1960,12 +1990,22 @@ def take_code() -> Any:
 def signed_in_by(token: str, given: dict[str, Any]) -> Session:
     """A session for who waits behind a pending token; the browser's session before has ended."""
     user, challenge = waiting(token)
+    challenge["tries"] += not weak("page_tries_uncounted")
+    if challenge["tries"] > 5:
+        raise Refused(401, "invalid_pending_token")
     amr = prove(user, given)
     challenge["open"], user.confirmed = False, True
     if (before := session_of_cookie()) and not weak("old_cookie_lives"):
         before.over = True
     open_session(user, amr)
     return [*state.sessions.values()][-1]
+
+
+@app.post("/auth/authenticator")
+def enrol_by_page() -> Any:
+    ensure_own_origin()
+    count_form()
+    return renewed(waiting(kept("pending"))[0], request.form.get("ticket"))
 
 
 @app.post("/auth/sign-out")
