@@ -284,13 +284,13 @@ def network(named: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def count(route: str, most: int = 5) -> None:
+def count(route: str, most: int = 5, whose: str = "") -> None:
     """Five for each client and route in 15 minutes."""
     if weak("no_limit") or (weak("register_unlimited") and route == "register"):
         return
     if weak("blank_unlimited") and not (request.get_json(silent=True) or {}):
         return
-    key = f"{route} {client()}"
+    key = f"{route} {whose or client()}"
     if weak("limit_by_name"):
         key += str((request.get_json(silent=True) or {}).get("username"))
     if state.limits[key] >= most:
@@ -951,11 +951,15 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 time.sleep(0.01)
                 user = state.last_user
             if admin and "admin" not in user.roles and not weak("admin_open"):
+                if not weak("refusals_unlimited"):
+                    count(f"refusals {request.path}" if weak("refusals_apart") else "refusals", 300)
                 raise Refused(403, "role_required")
             if fresh or (admin and not weak("admin_by_device")):
                 recent(session)
             if limited:
                 count(view.__name__)
+            if admin and request.method != "GET" and not weak("administration_unlimited"):
+                count(view.__name__, 300)
             return view(user, session, **kwargs)
 
         inner.__name__ = view.__name__
@@ -1222,6 +1226,8 @@ def ensure_strong(name: str, chosen: str) -> None:
 
 @route("POST", "/auth/register")
 def register() -> Any:
+    if not weak("registrations_unlimited"):
+        count("registrations", 300, "everybody")
     given = body("username", "password", "email")
     key = given["username"]
     if not is_allowed(key, given["email"]):
