@@ -648,12 +648,15 @@ def is_understood(token: str) -> bool:
     crit = header.get("crit", ())
     return (
         weak("ignores_crit")
+        or (weak("pending_ignores_crit") and header.get("typ") == PENDING)
         or (weak("crit_misshapen") and not isinstance(crit, list))
         or (weak("crit_registered") and crit in (["exp"], ["b64"]))
         or (weak("crit_empty") and crit == [])
         or weak("first_header_wins")
+        or weak("pending_first_header_wins")
         or (weak("typ_blank") and not header.get("typ"))
         or weak("typ_ignored")
+        or weak("pending_typ_ignored")
     )
 
 
@@ -735,14 +738,15 @@ def loosened(
     head: str, text: str, header: dict[str, Any], claims: dict[str, Any], kind: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What those make of header and claims who are content with less."""
-    if weak("first_claim_wins"):
+    if weak("first_claim_wins") or (weak("pending_first_claim_wins") and kind == PENDING):
         claims = first_of(text)
-    if weak("first_header_wins"):
+    if weak("first_header_wins") or (weak("pending_first_header_wins") and kind == PENDING):
         header = first_of(head)
     typ, step = header.get("typ"), claims.get("step")
     folded = unicodedata.normalize("NFKC", step).strip().lower() if isinstance(step, str) else ""
     is_typed = (
         (weak("typ_ignored") and typ not in (ACCESS, PENDING))
+        or (weak("pending_typ_ignored") and kind == PENDING and typ not in (ACCESS, PENDING))
         or (weak("typ_folded") and str(typ).lower() == kind)
         or (weak("typ_blank") and not typ)
         or (weak("typ_generic") and typ == "JWT")
@@ -781,7 +785,8 @@ def with_defaults(claims: dict[str, Any], kind: str) -> dict[str, Any]:
         "iss": (weak("issuer_part") and isinstance(iss, str) and iss != "" and (iss in ISSUER or ISSUER in iss))
         or (weak("issuer_blank") and "iss" in claims and not iss)
         or (weak("issuer_folded") and str(iss).lower() == ISSUER)
-        or weak("any_issuer"),
+        or weak("any_issuer")
+        or (weak("pending_any_issuer") and kind == PENDING),
         "sub": weak("any_subject") or (weak("subject_trimmed") and isinstance(sub, str) and sub.endswith(" ")),
         "sid": (weak("session_trimmed") and isinstance(sid, str) and sid.endswith(" "))
         or (weak("session_blank") and "sid" in claims and not sid),
@@ -819,20 +824,23 @@ def ensure_sound(header: dict[str, Any], claims: dict[str, Any], kind: str) -> N
     if weak("exp_types"):
         wanted = {name: typ for name, typ in wanted.items() if typ is not int}
         claims |= {"exp": int(now()) + 60, "iat": int(now())}
-    if not weak("claims_optional") and any(type(claims.get(name)) is not typ for name, typ in wanted.items()):
+    optional = weak("claims_optional") or (weak("pending_claims_optional") and kind == PENDING)
+    if not optional and any(type(claims.get(name)) is not typ for name, typ in wanted.items()):
         raise ValueError
     steps = {ACCESS: ("authenticated", "password"), PENDING: ("mfa_pending",)}[kind]
+    steps += ("authenticated",) if weak("pending_any_step") and kind == PENDING else ()
     aud = ISSUER if kind == ACCESS else f"{ISSUER}/pending"
     strict = header.get("typ") == kind and claims.get("step") in steps
-    ours = claims.get("iss") == ISSUER and (claims.get("aud") == aud or weak("any_audience"))
-    if (not strict or not ours) and not weak("claims_optional"):
+    any_audience = weak("any_audience") or (weak("pending_any_audience") and kind == PENDING)
+    ours = claims.get("iss") == ISSUER and (claims.get("aud") == aud or any_audience)
+    if (not strict or not ours) and not optional:
         raise ValueError
     life = 3600 if kind == ACCESS else 300
     begin, end = claims.get("iat", 0), claims.get("exp", now() + 9)
     later = any(type(each) is not int or each > now() + 30 for each in (begin, claims.get("nbf", begin)))
     lives_on = weak("pending_lives_on") or weak("access_lives_on") or weak("long_life") or weak("exp_types")
-    lives_on = lives_on or weak("long_pending")
-    if not lives_on and (later or end <= now() or end - begin > life) and not weak("claims_optional"):
+    lives_on = lives_on or weak("long_pending") or (weak("pending_exp_ignored") and kind == PENDING)
+    if not lives_on and (later or end <= now() or end - begin > life) and not optional:
         raise ValueError
 
 
@@ -1422,6 +1430,8 @@ def waiting(token: str) -> tuple[User, dict[str, Any]]:
     challenge = state.challenges.get(claims["jti"])
     user = state.users.get(claims["sub"])
     is_open = challenge is not None and (challenge["open"] or weak("pending_again"))
+    if challenge and user and challenge["user"] != user.id and not weak("pending_any_user"):
+        is_open = False
     if challenge is None or user is None or not is_open or (user.disabled and not weak("disabled_goes_on")):
         raise Refused(401, "invalid_pending_token", "MFA verification failed")
     g.typed = challenge.get("typed", "")
