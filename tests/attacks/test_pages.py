@@ -13,7 +13,7 @@ from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Person, Target
 from tests.attacks.test_enumeration import seen
 from tests.attacks.test_limits import LIMIT, guess, refused_while
-from tests.attacks.test_matrix import guarded
+from tests.attacks.test_matrix import guarded, is_worthless
 
 NEEDED = ("pages", "tries")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -316,6 +316,23 @@ def test_the_cookie_of_a_password_opens_nothing(target: Target) -> None:
             assert answer.status == 401, f"{method} {path} answered {answer.status}"
     assert waiting.post("/auth/code", {"code": person.code()}).status == 303
     assert waiting.who() == person.name
+
+
+@case(
+    "D3d",
+    holds="what the cookies of a session and of a device hold is no token for the header, and none of another kind",
+    stems_from="RFC 8725 section 3.12",
+    broken_by="cookie_as_bearer cookie_as_pending cookie_as_refresh cookie_as_device device_as_bearer "
+    "device_as_refresh",
+    needs=NEEDED,
+)
+def test_what_a_cookie_holds_is_no_token(target: Target) -> None:
+    browser, person = browser_for(target), target.person()
+    browser.sign_in(person, remember="on")
+    [device] = (value for name, value in browser.cookies.items() if "device" in name)
+    is_worthless(person, "session's cookie", browser.session)
+    is_worthless(person, "device's cookie", device, is_device=True)
+    assert browser.who() == person.name
 
 
 # ── guessing by the forms ────────────────────────────────────────────────────────────────────────

@@ -906,9 +906,18 @@ def anothers_kind(token: str) -> str:
         return next((each.user for each in sessions if token in each.generations), "")
     if weak("device_as_bearer"):
         return str(state.devices.get(token, {}).get("user", ""))
+    if found := misused(token, ticket=weak("ticket_as_bearer"), cookie=weak("cookie_as_bearer")):
+        return found
     if weak("recovery_as_bearer"):
         return next((each.id for each in users if digest(token) in each.recovery), "")
     return next((each.id for each in users), "") if weak("garbage_as_bearer") and token == "garbage" else ""
+
+
+def misused(token: str, *, ticket: bool, cookie: bool) -> str:
+    """Whose an enrolment ticket or the cookie of a session is, for those who take it for something else."""
+    if ticket:
+        return next((each.id for each in state.users.values() if token and token == each.ticket), "")
+    return next((each.user for each in state.sessions.values() if cookie and token in each.cookies), "")
 
 
 def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User, Session]:
@@ -951,7 +960,8 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 return jsonify({"items": []})
             if weak("guard_forgotten_by_id") and view.__name__ == "end_session":
                 raise Refused(404, "not_found")
-            user, session = who(complete=complete)
+            forgotten = weak("password_step_opens") and view.__name__ == "devices"
+            user, session = who(complete=complete and not forgotten)
             if weak("role_forgotten") and view.__name__ == "read_something":
                 return jsonify({"items": []})
             if weak("shared_identity"):
@@ -1364,7 +1374,8 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
     if weak("access_as_device") and subject_of(given["deviceToken"] or "") == user.id:
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
-    if weak("recovery_as_device") and digest(given["deviceToken"] or "") in user.recovery:
+    other = misused(given["deviceToken"] or "", ticket=weak("ticket_as_device"), cookie=weak("cookie_as_device"))
+    if other or (weak("recovery_as_device") and digest(given["deviceToken"] or "") in user.recovery):
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
     if device and device["until"] < now() and not weak("device_for_ever"):
         device = None
@@ -1418,6 +1429,8 @@ def jti_of(token: str) -> str:
 
 def waiting(token: str) -> tuple[User, dict[str, Any]]:
     """Who waits behind a pending token."""
+    if whose := misused(token, ticket=weak("ticket_as_pending"), cookie=weak("cookie_as_pending")):
+        return user_of(whose), {"user": whose, "open": True, "tries": 0}
     try:
         claims = claims_of(token, PENDING)
     except KeyError:
@@ -1517,6 +1530,8 @@ def refresh() -> Any:
         token = next((known for known in kept if known[:8] == token[:8]), token)
     session = next((each for each in state.sessions.values() if token in each.generations), None)
     if weak("access_as_refresh") and (whose := subject_of(token)):
+        return jsonify(open_session(user_of(whose), ["pwd"]))
+    if whose := misused(token, ticket=weak("ticket_as_refresh"), cookie=weak("cookie_as_refresh")):
         return jsonify(open_session(user_of(whose), ["pwd"]))
     if weak("device_as_refresh") and token in state.devices:
         return jsonify(open_session(user_of(state.devices[token]["user"]), ["pwd"]))
