@@ -39,6 +39,7 @@ NEEDS = {
     "policy": "changes the policy of everybody: only on a stack of the suite's own",
     "operator": "needs whoever runs the service: only on a stack of the suite's own",
     "proxy": "is about the proxy: there is none before this target",
+    "registrations": "closes registration to everybody for an hour: only on a stack of the suite's own",
     "tries": "tries more than one client may: needs raised limits (--raised-limits), or loopback with its addresses",
 }
 

@@ -155,9 +155,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def spends(config: pytest.Config, item: pytest.Item) -> bool:
-    """Whether a case uses up a limit that all cases share, since there is one address for all."""
+    """Whether a case uses up a limit that all cases share: there is one address for all, or the limit has none."""
     name, case = deployment_of(item), getattr(getattr(item, "function", None), "case", None)
-    return bool(name and case and "limits" in case.needs and "addresses" not in offers(config, name))
+    if not name or not case:
+        return False
+    return "registrations" in case.needs or ("limits" in case.needs and "addresses" not in offers(config, name))
 
 
 def looks_back(item: pytest.Item) -> bool:

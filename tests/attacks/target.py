@@ -514,7 +514,10 @@ class Person:
 
 
 class Line:
-    """A client that keeps its connection, for as many requests as it may make before the next one takes over."""
+    """A client that keeps its connection, for as many requests as it may make before the next one takes over.
+
+    Where it comes from says the first request on a connection.
+    """
 
     def __init__(self, target: Target, most: int = 5) -> None:
         self._target, self._most, self._left = target, most, 0
@@ -525,7 +528,7 @@ class Line:
         self._left -= 1
         if self._connection is None or self._left < 0:
             self.close()
-            self._connection, self._left = self._target.connection(""), self._most - 1
+            self._connection, self._left = self._target.connection(call.source), self._most - 1
         answer = self._target.over(self._connection, call)
         if not answer.status or "close" in answer.get("connection"):
             self.close()

@@ -1,9 +1,10 @@
 """Guessing: what is counted, by whom, how long, and that nothing gets round it."""
 
 import time
+from dataclasses import replace
 
 from tests.attacks.case import case
-from tests.attacks.target import Answer, Call, CouldNotTry, Person, Target
+from tests.attacks.target import Answer, Call, CouldNotTry, Line, Person, Target
 from tests.attacks.test_enumeration import seen
 
 ADDRESSES = ("addresses",)
@@ -14,6 +15,8 @@ LIMITED = ("addresses", "limits")
 USED_UP = ("limits",)
 #: Per client and route, by default.
 LIMIT = 5
+#: Of administration in a minute, for each client; and of registrations in an hour, for all of them together.
+ADMINISTRATION = REGISTRATIONS = 300
 
 
 @case(
@@ -640,6 +643,47 @@ def test_registering_has_a_limit(target: Target) -> None:
     source = target.client()
     answers = [target.once(Call("POST", "/auth/register", {}, source=source)) for _ in range(LIMIT + 1)]
     assert [answer.status for answer in answers] == [400] * LIMIT + [429]
+
+
+@case(
+    "A10b",
+    holds="registering is limited for all clients together, and whoever has an account signs in meanwhile",
+    stems_from="ASVS 2.4.1",
+    broken_by="registrations_unlimited",
+    needs=("addresses", "registrations"),
+)
+def test_registering_has_a_limit_for_all_together(target: Target) -> None:
+    person = target.newcomer()
+    calls = (Call("POST", "/auth/register", {}, source=target.client()) for _ in range(2 * REGISTRATIONS + 1))
+    refused = next((answer for answer in map(target.once, calls) if answer.status != 400), None)
+    assert refused, f"{2 * REGISTRATIONS} clients register, and nobody counts"
+    assert target.shows(refused).status == 429
+    assert refused.get("retry-after").isdigit(), "nobody says how long"
+    assert person.login().status == 200, "who is over the limit of registrations can't sign in"
+
+
+@case(
+    "G2c",
+    holds="administration is limited for each client: a route for administrators, all of it for whoever is none",
+    stems_from="ASVS 6.3.1, HashiCorp Vault PR 14864",
+    broken_by="administration_unlimited refusals_unlimited refusals_apart",
+    needs=("admin", *LIMITED),
+)
+def test_administration_has_a_limit(target: Target) -> None:
+    token, user = target.admin(), target.person()
+    paths = ("/api/admin/users", "/api/admin/audit", "/api/admin/policy")
+    for usual, calls in {
+        404: [Call("DELETE", "/api/admin/users/x", None, token)],
+        403: [Call("GET", path, None, user.access) for path in paths],
+    }.items():
+        line, source, number = Line(target, 1000), target.client(), 0
+        answer = line.send(replace(calls[0], source=source))
+        while answer.status == usual and number < 2 * ADMINISTRATION:  # there may be a minute's end between them
+            number += 1
+            answer = line.send(replace(calls[number % len(calls)], source=source))
+        assert answer.status == 429, f"the {number}th try answered {answer.status}"
+        assert number >= ADMINISTRATION, f"the {number}th try is refused"
+        assert target.send(calls[0]).status == usual, "another client has to wait, too"
 
 
 @case(

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tests.attacks.case import case
-from tests.attacks.target import Call, Target
+from tests.attacks.target import Call, Person, Target
 
 METHODS = ("get", "post", "put", "patch", "delete")
 #: All that wants no token, whatever the document says of itself.
@@ -86,6 +86,33 @@ def test_in_a_body_exactly_one_kind_is_taken(target: Target) -> None:
         assert person.refresh(tokens[kind]).status == 401, kind
     for kind in set(kinds) - {"deviceToken"}:
         assert person.login(deviceToken=tokens[kind]).json["mfaRequired"] is True, kind
+
+
+def is_worthless(person: Person, kind: str, token: str, *, is_device: bool = False) -> None:
+    """That what is none of the API's tokens counts as none of them, in the header or in a body."""
+    target = person.target
+    let_in = [f"{method} {path}" for method, path in guarded(target) if is_let_in(target, method, path, token)]
+    assert not let_in, f"a {kind} opens {let_in}"
+    assert person.verify(token, person.wrong()).code == "invalid_pending_token", f"a {kind} waits for a code"
+    assert target.post("/auth/enrol", {"tempToken": token}).code == "invalid_pending_token", f"a {kind} enrols"
+    assert person.refresh(token).status == 401, f"a {kind} is refreshed"
+    assert is_device or person.login(deviceToken=token).json["mfaRequired"] is True, f"a {kind} is a device"
+
+
+@case(
+    "D3c",
+    holds="the ticket of a reset enrols beside a password, and is no token of any other kind",
+    stems_from="RFC 8725 section 3.12",
+    broken_by="ticket_as_bearer ticket_as_pending ticket_as_refresh ticket_as_device",
+    needs=("admin",),
+)
+def test_a_ticket_is_good_for_enrolling_alone(target: Target) -> None:
+    person = target.person()
+    path = f"/api/admin/users/{target.id_of(person)}/reset-mfa"
+    ticket = target.post(path, {"reason": "attack"}, target.admin()).json["enrolmentTicket"]
+    is_worthless(person, "ticket", ticket)
+    body = {"tempToken": person.pending(), "enrolmentTicket": ticket}
+    assert target.post("/auth/enrol", body).status == 200, "the ticket is good for nothing"
 
 
 @case(

@@ -1,6 +1,7 @@
 """Signing in with a browser: its cookies, what pages of other sites make it send, and where a page leads."""
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from tests.attacks.case import case
 from tests.attacks.target import Answer, Call, Person, Target
-from tests.attacks.test_matrix import guarded
+from tests.attacks.test_enumeration import seen
+from tests.attacks.test_limits import LIMIT, guess, refused_while
+from tests.attacks.test_matrix import guarded, is_worthless
 
 NEEDED = ("pages", "tries")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -25,11 +28,13 @@ class Browser:
     cookies: dict[str, str] = field(default_factory=dict)
     #: Every line of every Set-Cookie so far.
     lines: list[str] = field(default_factory=list)
+    #: The address that all its requests come from; a new one for each where there are many.
+    source: str = ""
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())} if self.cookies else {}
-        answer = self.target.send(Call(method, path, body, headers=kept | named))
+        answer = self.target.send(Call(method, path, body, headers=kept | named, source=self.source))
         for line in (value for name, value in answer.headers if name == "set-cookie"):
             self._keep(line)
         return answer
@@ -311,3 +316,124 @@ def test_the_cookie_of_a_password_opens_nothing(target: Target) -> None:
             assert answer.status == 401, f"{method} {path} answered {answer.status}"
     assert waiting.post("/auth/code", {"code": person.code()}).status == 303
     assert waiting.who() == person.name
+
+
+@case(
+    "D3d",
+    holds="what the cookies of a session and of a device hold is no token for the header, and none of another kind",
+    stems_from="RFC 8725 section 3.12",
+    broken_by="cookie_as_bearer cookie_as_pending cookie_as_refresh cookie_as_device device_as_bearer "
+    "device_as_refresh",
+    needs=NEEDED,
+)
+def test_what_a_cookie_holds_is_no_token(target: Target) -> None:
+    browser, person = browser_for(target), target.person()
+    browser.sign_in(person, remember="on")
+    [device] = (value for name, value in browser.cookies.items() if "device" in name)
+    is_worthless(person, "session's cookie", browser.session)
+    is_worthless(person, "device's cookie", device, is_device=True)
+    assert browser.who() == person.name
+
+
+# ── guessing by the forms ────────────────────────────────────────────────────────────────────────
+
+
+@case(
+    "G2b",
+    holds="every form that takes a credential refuses the sixth try of a client, as the routes do",
+    stems_from="ASVS 6.3.1",
+    broken_by="sign_in_page_unlimited code_page_unlimited recovery_page_unlimited enrol_page_unlimited",
+    needs=("addresses", "limits", "pages"),
+)
+def test_every_form_has_a_limit(target: Target) -> None:
+    browser_for(target)
+    for path in PAGES:
+        browser = Browser(target, source=target.client())
+        answers = [browser.post(path, {"username": "attack-nobody", "code": "x"}) for _ in range(LIMIT + 1)]
+        assert 429 not in [answer.status for answer in answers[:LIMIT]], path
+        assert answers[LIMIT].status == 429, f"{path} has no limit"
+        assert answers[LIMIT].get("retry-after").isdigit(), f"{path} says not how long"
+
+
+@case(
+    "C9c",
+    holds="wrong passwords on the page and by the route are counted together, and the delay holds for both",
+    stems_from="CVE-2025-64102, ASVS 6.3.1",
+    broken_by="page_passwords_uncounted page_ignores_password_lock",
+    needs=("addresses", "pages"),
+)
+def test_passwords_are_counted_on_the_page_too(target: Target) -> None:
+    browser_for(target)
+    person, source = target.newcomer(), target.client()
+    browser = Browser(target, source=source)
+    right, wrong = ({"username": person.name, "password": each} for each in (person.password, "wrong-password-1"))
+    for number in range(3):
+        assert guess(target, person, "wrong-password-1", source).status == 401
+        time.sleep(1.1 if number == 2 else 0)
+        opens = time.monotonic() + 2
+        assert browser.post("/auth/sign-in", wrong).status == 401
+    refused_while(opens, browser.post("/auth/sign-in", right))
+    refused_while(opens, guess(target, person, person.password, source))
+    time.sleep(2.2)
+    assert browser.post("/auth/sign-in", right).status == 303, "a delay does not end"
+
+
+@case(
+    "T11b",
+    holds="wrong codes on a page and by the routes are counted together, and the lock holds for both",
+    stems_from="CVE-2024-32868, CVE-2025-64102",
+    broken_by="page_codes_uncounted page_ignores_lock counters_apart",
+    needs=NEEDED,
+)
+def test_codes_are_counted_on_the_page_too(target: Target) -> None:
+    browser, person = browser_for(target), target.person()
+    browser.password(person)
+    for number in range(3):
+        assert person.step_up(person.wrong()).status == 401
+        if number == 2:  # five failures have ended what waited for a code
+            time.sleep(1.1)
+            browser.password(person)
+        opens = time.monotonic() + 2
+        assert browser.post("/auth/code", {"code": person.wrong()}).status == 401
+    waiting = Browser(target)
+    waiting.password(person)
+    refused_while(opens, waiting.post("/auth/code", {"code": person.code()}))
+    refused_while(opens, person.step_up(person.code()))
+
+
+@case(
+    "T4b",
+    holds="five wrong codes kill a pending token, on the page and by the route together",
+    stems_from="150 wrong codes on one pending token, then success",
+    broken_by="page_tries_uncounted",
+    needs=NEEDED,
+)
+def test_five_wrong_codes_kill_the_pending_cookie(target: Target) -> None:
+    browser, person = browser_for(target), target.person()
+    browser.password(person)
+    [pending] = browser.cookies.values()
+    for _ in range(2):
+        assert person.verify(pending, person.wrong()).code == "invalid_code"
+        assert browser.post("/auth/code", {"code": person.wrong()}).status == 401
+    assert person.step_up(person.code()).status == 200, "the account's counter is not put back"
+    assert browser.post("/auth/code", {"code": person.wrong()}).status == 401
+    target.shows(browser.post("/auth/code", {"code": person.code()}))
+    assert browser.who() == "", "tries of a token are not counted on the page"
+    assert person.verify(pending, person.code()).code == "invalid_pending_token"
+
+
+@case(
+    "T46b",
+    holds="on the page, too, unknown, unconfirmed and enrolled users with a wrong password get the same bytes",
+    stems_from="CVE-2024-41952",
+    broken_by="page_tells_unknown",
+    needs=NEEDED,
+)
+def test_the_page_does_not_tell_who_exists(target: Target) -> None:
+    browser_for(target)
+    enrolled, unconfirmed = target.person(), target.newcomer()
+    for password in ("wrong-password-1", "x" * 80, ""):
+        forms = [
+            {"username": name, "password": password} for name in (enrolled.name, unconfirmed.name, "attack-nobody")
+        ]
+        assert len({seen(Browser(target).post("/auth/sign-in", form)) for form in forms}) == 1

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tests.attacks.case import case
 from tests.attacks.jws import claims_of
 from tests.attacks.target import Call, Person, Target
-from tests.attacks.test_matrix import guarded
+from tests.attacks.test_matrix import guarded, is_let_in
 
 
 def ensure_nothing_opens(target: Target, pending: str) -> None:
@@ -277,6 +277,27 @@ def test_nobody_enrols_for_another(target: Target) -> None:
         assert answer.status in (400, 401, 403), f"enrolled for {person.name}"
         assert "manualEntryKey" not in answer.json
     assert target.post("/auth/enrol", named).status == 400
+
+
+#: All that the token of a password alone opens, where an account may go without a second factor.
+OPEN_TO_PASSWORDS = frozenset(
+    {("GET", "/api/mfa"), ("GET", "/api/sessions"), ("DELETE", "/api/sessions/x"), ("POST", "/auth/logout")}
+)
+
+
+@case(
+    "D3e",
+    holds="where a password is enough to sign in, its token opens the account's sessions and nothing else",
+    stems_from="RFC 8725 section 3.12, CVE-2025-3910",
+    broken_by="password_step_opens",
+    needs=("admin", "policy"),
+)
+def test_a_session_of_a_password_opens_little(target: Target) -> None:
+    with optional(target):
+        token = target.newcomer().login().json["accessToken"]
+        wanted = sorted(guarded(target), key=lambda each: each[1] == "/auth/logout")  # which ends it
+        opened = {each for each in wanted if is_let_in(target, *each, token)}
+        assert opened == OPEN_TO_PASSWORDS, opened ^ OPEN_TO_PASSWORDS
 
 
 @case(

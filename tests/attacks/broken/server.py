@@ -292,13 +292,13 @@ def network(named: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def count(route: str, most: int = 5) -> None:
+def count(route: str, most: int = 5, whose: str = "") -> None:
     """Five for each client and route in 15 minutes."""
     if weak("no_limit") or (weak("register_unlimited") and route == "register"):
         return
     if weak("blank_unlimited") and not (request.get_json(silent=True) or {}):
         return
-    key = f"{route} {client()}"
+    key = f"{route} {whose or client()}"
     if weak("limit_by_name"):
         key += str((request.get_json(silent=True) or {}).get("username"))
     if state.limits[key] >= most:
@@ -680,12 +680,15 @@ def is_understood(token: str) -> bool:
     crit = header.get("crit", ())
     return (
         weak("ignores_crit")
+        or (weak("pending_ignores_crit") and header.get("typ") == PENDING)
         or (weak("crit_misshapen") and not isinstance(crit, list))
         or (weak("crit_registered") and crit in (["exp"], ["b64"]))
         or (weak("crit_empty") and crit == [])
         or weak("first_header_wins")
+        or weak("pending_first_header_wins")
         or (weak("typ_blank") and not header.get("typ"))
         or weak("typ_ignored")
+        or weak("pending_typ_ignored")
     )
 
 
@@ -767,14 +770,15 @@ def loosened(
     head: str, text: str, header: dict[str, Any], claims: dict[str, Any], kind: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What those make of header and claims who are content with less."""
-    if weak("first_claim_wins"):
+    if weak("first_claim_wins") or (weak("pending_first_claim_wins") and kind == PENDING):
         claims = first_of(text)
-    if weak("first_header_wins"):
+    if weak("first_header_wins") or (weak("pending_first_header_wins") and kind == PENDING):
         header = first_of(head)
     typ, step = header.get("typ"), claims.get("step")
     folded = unicodedata.normalize("NFKC", step).strip().lower() if isinstance(step, str) else ""
     is_typed = (
         (weak("typ_ignored") and typ not in (ACCESS, PENDING))
+        or (weak("pending_typ_ignored") and kind == PENDING and typ not in (ACCESS, PENDING))
         or (weak("typ_folded") and str(typ).lower() == kind)
         or (weak("typ_blank") and not typ)
         or (weak("typ_generic") and typ == "JWT")
@@ -813,7 +817,8 @@ def with_defaults(claims: dict[str, Any], kind: str) -> dict[str, Any]:
         "iss": (weak("issuer_part") and isinstance(iss, str) and iss != "" and (iss in ISSUER or ISSUER in iss))
         or (weak("issuer_blank") and "iss" in claims and not iss)
         or (weak("issuer_folded") and str(iss).lower() == ISSUER)
-        or weak("any_issuer"),
+        or weak("any_issuer")
+        or (weak("pending_any_issuer") and kind == PENDING),
         "sub": weak("any_subject") or (weak("subject_trimmed") and isinstance(sub, str) and sub.endswith(" ")),
         "sid": (weak("session_trimmed") and isinstance(sid, str) and sid.endswith(" "))
         or (weak("session_blank") and "sid" in claims and not sid),
@@ -851,20 +856,23 @@ def ensure_sound(header: dict[str, Any], claims: dict[str, Any], kind: str) -> N
     if weak("exp_types"):
         wanted = {name: typ for name, typ in wanted.items() if typ is not int}
         claims |= {"exp": int(now()) + 60, "iat": int(now())}
-    if not weak("claims_optional") and any(type(claims.get(name)) is not typ for name, typ in wanted.items()):
+    optional = weak("claims_optional") or (weak("pending_claims_optional") and kind == PENDING)
+    if not optional and any(type(claims.get(name)) is not typ for name, typ in wanted.items()):
         raise ValueError
     steps = {ACCESS: ("authenticated", "password"), PENDING: ("mfa_pending",)}[kind]
+    steps += ("authenticated",) if weak("pending_any_step") and kind == PENDING else ()
     aud = ISSUER if kind == ACCESS else f"{ISSUER}/pending"
     strict = header.get("typ") == kind and claims.get("step") in steps
-    ours = claims.get("iss") == ISSUER and (claims.get("aud") == aud or weak("any_audience"))
-    if (not strict or not ours) and not weak("claims_optional"):
+    any_audience = weak("any_audience") or (weak("pending_any_audience") and kind == PENDING)
+    ours = claims.get("iss") == ISSUER and (claims.get("aud") == aud or any_audience)
+    if (not strict or not ours) and not optional:
         raise ValueError
     life = 3600 if kind == ACCESS else 300
     begin, end = claims.get("iat", 0), claims.get("exp", now() + 9)
     later = any(type(each) is not int or each > now() + 30 for each in (begin, claims.get("nbf", begin)))
     lives_on = weak("pending_lives_on") or weak("access_lives_on") or weak("long_life") or weak("exp_types")
-    lives_on = lives_on or weak("long_pending")
-    if not lives_on and (later or end <= now() or end - begin > life) and not weak("claims_optional"):
+    lives_on = lives_on or weak("long_pending") or (weak("pending_exp_ignored") and kind == PENDING)
+    if not lives_on and (later or end <= now() or end - begin > life) and not optional:
         raise ValueError
 
 
@@ -930,9 +938,18 @@ def anothers_kind(token: str) -> str:
         return next((each.user for each in sessions if token in each.generations), "")
     if weak("device_as_bearer"):
         return str(state.devices.get(token, {}).get("user", ""))
+    if found := misused(token, ticket=weak("ticket_as_bearer"), cookie=weak("cookie_as_bearer")):
+        return found
     if weak("recovery_as_bearer"):
         return next((each.id for each in users if digest(token) in each.recovery), "")
     return next((each.id for each in users), "") if weak("garbage_as_bearer") and token == "garbage" else ""
+
+
+def misused(token: str, *, ticket: bool, cookie: bool) -> str:
+    """Whose an enrolment ticket or the cookie of a session is, for those who take it for something else."""
+    if ticket:
+        return next((each.id for each in state.users.values() if token and token == each.ticket), "")
+    return next((each.user for each in state.sessions.values() if cookie and token in each.cookies), "")
 
 
 def account(token: str, claims: dict[str, Any], *, complete: bool) -> tuple[User, Session]:
@@ -975,7 +992,8 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 return jsonify({"items": []})
             if weak("guard_forgotten_by_id") and view.__name__ == "end_session":
                 raise Refused(404, "not_found")
-            user, session = who(complete=complete)
+            forgotten = weak("password_step_opens") and view.__name__ == "devices"
+            user, session = who(complete=complete and not forgotten)
             if weak("role_forgotten") and view.__name__ == "read_something":
                 return jsonify({"items": []})
             if weak("shared_identity"):
@@ -983,11 +1001,15 @@ def guarded(*, fresh: bool = False, admin: bool = False, complete: bool = True, 
                 time.sleep(0.01)
                 user = state.last_user
             if admin and "admin" not in user.roles and not weak("admin_open"):
+                if not weak("refusals_unlimited"):
+                    count(f"refusals {request.path}" if weak("refusals_apart") else "refusals", 300)
                 raise Refused(403, "role_required")
             if fresh or (admin and not weak("admin_by_device")):
                 recent(session)
             if limited:
                 count(view.__name__)
+            if admin and request.method != "GET" and not weak("administration_unlimited"):
+                count(view.__name__, 300)
             return view(user, session, **kwargs)
 
         inner.__name__ = view.__name__
@@ -1064,6 +1086,7 @@ def attempt(user: User, subject: str) -> Lock:
     found = state.locks.setdefault((user.id, name), Lock())
     ignored = weak("step_up_ignores_lock") and request.path == "/auth/step-up"
     endless = (weak("endless_codes") and subject == "totp") or (weak("endless_recovery") and subject != "totp")
+    ignored = ignored or (weak("page_ignores_lock") and request.path == "/auth/code")
     if (found.dead or found.open_at > now()) and not ignored and not endless:
         found.open_at += 5 if weak("lock_prolonged") else 0
         if weak("lock_says_so"):
@@ -1075,6 +1098,7 @@ def attempt(user: User, subject: str) -> Lock:
     if weak("lost_update"):
         time.sleep(0.05)
     rolled_back = weak("verify_counter_lost") and request.path == "/auth/verify-mfa"
+    rolled_back = rolled_back or (weak("page_codes_uncounted") and request.path == "/auth/code")
     if not weak("counter_lost") and not rolled_back:
         found.failures = before + 1
     return found
@@ -1256,6 +1280,8 @@ def ensure_strong(name: str, chosen: str) -> None:
 
 @route("POST", "/auth/register")
 def register() -> Any:
+    if not weak("registrations_unlimited"):
+        count("registrations", 300, "everybody")
     given = body("username", "password", "email")
     key = given["username"]
     if not is_allowed(key, given["email"]):
@@ -1390,7 +1416,8 @@ def admitted(user: User, given: dict[str, Any]) -> dict[str, Any]:
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
     if weak("access_as_device") and subject_of(given["deviceToken"] or "") == user.id:
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
-    if weak("recovery_as_device") and digest(given["deviceToken"] or "") in user.recovery:
+    other = misused(given["deviceToken"] or "", ticket=weak("ticket_as_device"), cookie=weak("cookie_as_device"))
+    if other or (weak("recovery_as_device") and digest(given["deviceToken"] or "") in user.recovery):
         return open_session(user, ["pwd"]) | {"mfaRequired": False}
     if device and device["until"] < now() and not weak("device_for_ever"):
         device = None
@@ -1445,6 +1472,8 @@ def jti_of(token: str) -> str:
 
 def waiting(token: str) -> tuple[User, dict[str, Any]]:
     """Who waits behind a pending token."""
+    if whose := misused(token, ticket=weak("ticket_as_pending"), cookie=weak("cookie_as_pending")):
+        return user_of(whose), {"user": whose, "open": True, "tries": 0}
     try:
         claims = claims_of(token, PENDING)
     except KeyError:
@@ -1457,6 +1486,8 @@ def waiting(token: str) -> tuple[User, dict[str, Any]]:
     challenge = state.challenges.get(claims["jti"])
     user = state.users.get(claims["sub"])
     is_open = challenge is not None and (challenge["open"] or weak("pending_again"))
+    if challenge and user and challenge["user"] != user.id and not weak("pending_any_user"):
+        is_open = False
     if challenge is None or user is None or not is_open or (user.disabled and not weak("disabled_goes_on")):
         raise Refused(401, "invalid_pending_token", "MFA verification failed")
     g.typed = challenge.get("typed", "")
@@ -1515,6 +1546,11 @@ def enrol() -> Any:
     ticket = given.get("enrolmentTicket")
     if weak("crash_on_ticket"):
         hmac.compare_digest(ticket or "", user.ticket)
+    return renewed(user, ticket)
+
+
+def renewed(user: User, ticket: str | None) -> Response:
+    """A new key for who has none, or has a ticket."""
     if user.ticket and ticket == user.ticket:
         user.ticket, user.confirmed = "", False
     elif (user.confirmed or user.was_reset or weak("unconfirmed_counts")) and not weak("enrol_by_password"):
@@ -1537,6 +1573,8 @@ def refresh() -> Any:
         token = next((known for known in kept if known[:8] == token[:8]), token)
     session = next((each for each in state.sessions.values() if token in each.generations), None)
     if weak("access_as_refresh") and (whose := subject_of(token)):
+        return jsonify(open_session(user_of(whose), ["pwd"]))
+    if whose := misused(token, ticket=weak("ticket_as_refresh"), cookie=weak("cookie_as_refresh")):
         return jsonify(open_session(user_of(whose), ["pwd"]))
     if weak("device_as_refresh") and token in state.devices:
         return jsonify(open_session(user_of(state.devices[token]["user"]), ["pwd"]))
@@ -1986,13 +2024,35 @@ for name in ("sign-in", "code", "recovery-code", "authenticator"):
     app.add_url_rule(f"/auth/{name}", f"show {name}", show_page, methods=["GET"], provide_automatic_options=False)
 
 
+def count_form() -> None:
+    """Five for each client and form, as for the routes."""
+    endless = {
+        "/auth/sign-in": weak("sign_in_page_unlimited"),
+        "/auth/code": weak("code_page_unlimited"),
+        "/auth/recovery-code": weak("recovery_page_unlimited"),
+        "/auth/authenticator": weak("enrol_page_unlimited"),
+    }
+    if not endless[request.path]:
+        count(request.path)
+
+
+def opens_page(user: User | None, chosen: str) -> bool:
+    """Whether a password is right on the page: there it is counted as by the route."""
+    if weak("page_passwords_uncounted"):
+        return password_is(user, chosen)
+    right = lets_in(user, chosen)
+    return right or (weak("page_ignores_password_lock") and password_is(user, chosen))
+
+
 @app.post("/auth/sign-in")
 def sign_in() -> Any:
     if not weak("login_csrf"):
         ensure_own_origin()
+    count_form()
     user = find(request.form.get("username", ""))
-    if user is None or not password_is(user, request.form.get("password", "")):
-        raise Refused(401, "invalid_credentials")
+    right = opens_page(user, request.form.get("password", ""))
+    if user is None or not right:
+        raise Refused(401, "unknown_user" if user is None and weak("page_tells_unknown") else "invalid_credentials")
     token = admitted(user, {"username": user.name, "deviceToken": "", "_all": {}})["tempToken"]
     answer = lead(f"/auth/code?next={quote(place())}")
     keep(answer, "pending", token)
@@ -2004,6 +2064,7 @@ def sign_in() -> Any:
 def take_code() -> Any:
     if not weak("code_csrf"):
         ensure_own_origin()
+    count_form()
     member = "totpCode" if request.path == "/auth/code" else "recoveryCode"
     given = {"totpCode": None, "recoveryCode": None, member: request.form.get("code", "")}
     answer = lead(place())
@@ -2025,12 +2086,22 @@ def take_code() -> Any:
 def signed_in_by(token: str, given: dict[str, Any]) -> Session:
     """A session for who waits behind a pending token; the browser's session before has ended."""
     user, challenge = waiting(token)
+    challenge["tries"] += not weak("page_tries_uncounted")
+    if challenge["tries"] > 5:
+        raise Refused(401, "invalid_pending_token")
     amr = prove(user, given)
     challenge["open"], user.confirmed = False, True
     if (before := session_of_cookie()) and not weak("old_cookie_lives"):
         before.over = True
     open_session(user, amr)
     return [*state.sessions.values()][-1]
+
+
+@app.post("/auth/authenticator")
+def enrol_by_page() -> Any:
+    ensure_own_origin()
+    count_form()
+    return renewed(waiting(kept("pending"))[0], request.form.get("ticket"))
 
 
 @app.post("/auth/sign-out")
