@@ -819,7 +819,8 @@ def with_defaults(claims: dict[str, Any], kind: str) -> dict[str, Any]:
         or (weak("issuer_folded") and str(iss).lower() == ISSUER)
         or weak("any_issuer")
         or (weak("pending_any_issuer") and kind == PENDING),
-        "sub": weak("any_subject") or (weak("subject_trimmed") and isinstance(sub, str) and sub.endswith(" ")),
+        "sub": (weak("any_subject") and kind == ACCESS)
+        or (weak("subject_trimmed") and isinstance(sub, str) and sub.endswith(" ")),
         "sid": (weak("session_trimmed") and isinstance(sid, str) and sid.endswith(" "))
         or (weak("session_blank") and "sid" in claims and not sid),
     }
