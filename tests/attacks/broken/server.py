@@ -264,8 +264,10 @@ def client() -> str:
         return named
     if weak("ipv6_unlimited") and ":" in peer:
         return named
-    if not DIRECT or request.environ["SERVER_PORT"] != DIRECT or "X-Forwarded-For" not in request.headers:
+    if not DIRECT or request.environ["SERVER_PORT"] != DIRECT:
         return peer
+    if "X-Forwarded-For" not in request.headers:
+        return secrets.token_hex(8) if weak("missing_skips_limit") else peer
     return network(named)
 
 
