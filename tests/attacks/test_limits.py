@@ -235,9 +235,9 @@ def test_a_delay_gives_one_try(target: Target) -> None:
     for _ in range(5):
         person.step_up(person.wrong())
     time.sleep(1.1)
+    opens = time.monotonic() + 2
     person.step_up(person.wrong())
-    answer = person.step_up(person.code())
-    assert answer.status == 401, "a second try was looked at after one delay"
+    refused_while(opens, person.step_up(person.code()))
 
 
 @case(
@@ -508,9 +508,9 @@ def test_pipelining_gives_no_more_tries(target: Target) -> None:
 
 @case(
     "T47",
-    holds="a forwarded header that can't be read leads to the limit, not past it",
+    holds="a forwarded header that can't be read, or is not there, leads to the limit, not past it",
     stems_from="CVE-2024-47070",
-    broken_by="garbage_skips_limit",
+    broken_by="garbage_skips_limit missing_skips_limit",
     needs=("direct",),
 )
 def test_an_unreadable_header_fails_closed(target: Target) -> None:
@@ -519,6 +519,9 @@ def test_an_unreadable_header_fails_closed(target: Target) -> None:
     statuses = [wrong_login(target.direct, {"X-Forwarded-For": value}).status for value in values]
     assert set(statuses) == {401, 429}, statuses
     assert statuses[-3:] == [429] * 3, "an unreadable address has no limit"
+    source = target.direct.client()
+    statuses = [wrong_login(target.direct, {}, source).status for _ in range(LIMIT + 1)]
+    assert statuses == [401] * LIMIT + [429], "without a header there is no limit"
 
 
 @case(

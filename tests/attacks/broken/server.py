@@ -272,8 +272,10 @@ def client() -> str:
         return named
     if weak("ipv6_unlimited") and ":" in peer:
         return named
-    if not DIRECT or request.environ["SERVER_PORT"] != DIRECT or "X-Forwarded-For" not in request.headers:
+    if not DIRECT or request.environ["SERVER_PORT"] != DIRECT:
         return peer
+    if "X-Forwarded-For" not in request.headers:
+        return secrets.token_hex(8) if weak("missing_skips_limit") else peer
     return network(named)
 
 
@@ -1081,13 +1083,16 @@ def digest(code: str) -> str:
 
 def attempt(user: User, subject: str) -> Lock:
     """Count a failure in advance. Raises Refused where it may not be looked at."""
-    name = f"{subject} {request.path}" if weak("counters_apart") else subject
+    apart = weak("counters_apart") or (weak("recovery_counters_apart") and subject == "recovery")
+    name = f"{subject} {request.path}" if apart else subject
     if weak("count_by_name"):
         name += g.get("typed", "")
     found = state.locks.setdefault((user.id, name), Lock())
     ignored = weak("step_up_ignores_lock") and request.path == "/auth/step-up"
     endless = (weak("endless_codes") and subject == "totp") or (weak("endless_recovery") and subject != "totp")
     ignored = ignored or (weak("page_ignores_lock") and request.path == "/auth/code")
+    if weak("verify_ignores_recovery_lock") and subject == "recovery" and request.path == "/auth/verify-mfa":
+        ignored = True
     if (found.dead or found.open_at > now()) and not ignored and not endless:
         found.open_at += 5 if weak("lock_prolonged") else 0
         if weak("lock_says_so"):
