@@ -68,7 +68,7 @@ def test_workers_without_one_of_the_masters_answer_all_at_once(serve: Serve, clu
         node.kill()
     statuses = at_once(address, 40)
     assert statuses.keys() == {400, 429}
-    assert 5 <= statuses[400] <= 10
+    assert 2 <= statuses[400] <= 4, "half of five, in each process that was asked"
     status, body = get(address, "/readyz")
     assert (status, body["fields"]) == (503, {"limiter": "is down"})
 
