@@ -6,6 +6,7 @@ Put a proxy in front that buffers whole requests: here a slow client holds a thr
 import contextlib
 import itertools
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ class Worker(ThreadWorker):
     """gthread that shares connections evenly, and that nobody stops who is slow to send or to hang up."""
 
     rests_until = looks_again_at = 0.0
+    #: What `post_fork` gives; without these hooks, as in the bench's floors, nothing was put aside.
+    put_aside = queue.SimpleQueue()
 
     def init_signals(self):
         """Heed what the arbiter said before this process had handlers of its own.

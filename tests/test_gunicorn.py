@@ -133,6 +133,11 @@ def test_stopped_while_it_replaces_a_worker_it_stops_at_once(tmp_path: Path) -> 
         assert time.monotonic() - began < 15
 
 
+def test_its_workers_serve_without_the_rest_of_it_as_the_floors_of_the_bench_do(tmp_path: Path) -> None:
+    with Shipped(tmp_path / "instance", "-c", "bench/floor_workers.py") as floor:
+        assert _raw(floor.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+
+
 def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:
     settings = {"MFA_INSTANCE": str(tmp_path), "MFA_TOTP_WINDOW": "9", "WEB_CONCURRENCY": "4", "PORT": "99999"}
     answer = _gunicorn(settings)
