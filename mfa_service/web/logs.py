@@ -3,7 +3,9 @@
 import functools
 import json
 import logging
+import os
 import select
+import stat
 import sys
 import time
 from typing import Any, TextIO
@@ -78,11 +80,22 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def _is_written(self, line: str) -> bool:
         line += self.terminator
         for start in range(0, len(line), _PIECE):
-            if not self._has_room():
+            if not (self._has_room() and self._is_taken(line[start : start + _PIECE])):
                 self._is_torn |= start > 0
                 return False
-            self.stream.write(line[start : start + _PIECE])
-            self.flush()
+        return True
+
+    def _is_taken(self, piece: str) -> bool:
+        """Write without waiting: since there was room another process may have filled it, and nobody may ever read."""
+        try:
+            if not stat.S_ISREG(os.fstat(self.stream.fileno()).st_mode):
+                return os.pwritev(self.stream.fileno(), [piece.encode()], -1, os.RWF_NOWAIT) == len(piece)
+        except BlockingIOError:
+            return False
+        except (OSError, AttributeError):
+            pass  # no file of the system's, or a system that can't: Linux can, of pipes since 6.4
+        self.stream.write(piece)
+        self.flush()
         return True
 
     def _has_room(self) -> bool:
