@@ -19,6 +19,8 @@ STORM = 20
 MOST_MEMORY, GROWTH = 90, 2
 #: Seconds until what was asked last is through, hashes above all.
 PAUSE = 4
+#: Hashing threads and places to wait of each process, as it is shipped and as it could be.
+POOLS = ((1, 6), (1, 2), (1, 20), (2, 6))
 #: Connections that log in at once, for the plot of what hashing allows.
 STEPS = (1, 2, 4, 8, STORM)
 
@@ -56,6 +58,20 @@ class Plots:
     storm: dict[str, tuple[load.Answers, load.Answers]] = field(default_factory=dict)
     growth: dict[str, list[Size]] = field(default_factory=dict)
     hashing: dict[str, tuple[float, dict[int, float]]] = field(default_factory=dict)
+    pools: list["Pool"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a login storm comes to with so many threads and places to wait in each process."""
+
+    threads: int
+    queue: int
+    #: Of what the cores can hash.
+    logins: float
+    refused: int
+    #: Of the profile route beside it, in seconds.
+    slowest: float
 
 
 class Measures:
@@ -79,6 +95,8 @@ class Measures:
             yield self._saturated(service)
             yield from self._storm(service)
             yield self._both_saturated(service)
+        if self._name == "SQLite":
+            self._plots.pools = [self._pool(*pool) for pool in POOLS]
         with self._bench.service() as service:
             yield self._memory(service)
 
@@ -172,6 +190,16 @@ class Measures:
             profile = load.throughput(f"{service}/api/profile", self._token, seconds) / self._idle
         total, told = profile + storm.rate / floor, f"profile {profile:.2f} of idle, logins {storm.rate / floor:.2f}"
         return self._figure("both saturated, sum of shares", "≥ 0.85", f"{total:.2f}", total >= 0.85, told)
+
+    def _pool(self, threads: int, queue: int) -> Pool:
+        seconds, rate = self._effort.storm_seconds / 2, self._idle / 4
+        settings = {"MFA_HASHING_THREADS": str(threads), "MFA_HASHING_QUEUE": str(queue)}
+        floor = floors.hashes_a_second(seconds)
+        with self._bench.service(**settings) as service:
+            with Beside(service, self._logins, seconds) as storm:
+                kept = load.at_rate(f"{service}/api/profile", self._token, rate, seconds)
+            time.sleep(PAUSE)
+        return Pool(threads, queue, storm.rate / floor, storm.refused, kept.percentile(0.99))
 
     def _memory(self, service: str) -> Figure:
         count = self._effort.mixed

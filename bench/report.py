@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure as Canvas
 
 from bench import load
-from bench.figures import QUICK, Effort, Figure, Plots
+from bench.figures import QUICK, Effort, Figure, Plots, Pool
 from bench.servers import THREADS, WORKERS
 
 FOLDER = Path(__file__).parent
@@ -22,10 +22,24 @@ def write(figures: list[Figure], plots: Plots, effort: Effort, *, is_whole: bool
     _draw_storm(plots)
     _draw_growth(plots)
     _draw_hashing(plots)
-    REPORT.write_text(_text(figures, effort, is_whole=is_whole))
+    REPORT.write_text(_text(figures, plots, effort, is_whole=is_whole))
 
 
-def _text(figures: list[Figure], effort: Effort, *, is_whole: bool) -> str:
+def _pools(pools: list[Pool], effort: Effort) -> list[str]:
+    """Why the pool for hashes is as it is."""
+    title = "hashing threads and places to wait of each process, SQLite"
+    lines = [
+        f"Of the storm with other pools, {effort.storm_seconds / 2:.0f} s each; the first is what is shipped:",
+        "",
+        f"| {title} | logins, of `bcrypt` | refused | p99 of the profile beside it |",
+        "|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {it.threads} and {it.queue} | {it.logins:.2f} | {it.refused} | {it.slowest * 1000:.1f} ms |" for it in pools
+    ]
+
+
+def _text(figures: list[Figure], plots: Plots, effort: Effort, *, is_whole: bool) -> str:
     met = sum(figure.is_met for figure in figures)
     quick = " ARGS=--quick" if effort is QUICK else ""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -48,6 +62,7 @@ def _text(figures: list[Figure], effort: Effort, *, is_whole: bool) -> str:
         f"| {it.what} | {it.goal} | {it.measured} | {'yes' if it.is_met else '**no**'} | {it.detail or '–'} |"
         for it in figures
     ]
+    lines += ["", *_pools(plots.pools, effort)]
     for name, what in (
         ("storm", "The profile route at a fixed rate, alone and beside twenty connections that do nothing but log in"),
         ("growth", "Medians of one request after another, as users and audit events grow"),

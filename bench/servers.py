@@ -72,10 +72,10 @@ class Bench:
         made.close()
 
     @contextmanager
-    def service(self, port: int | None = None) -> Iterator[str]:
+    def service(self, port: int | None = None, **settings: str) -> Iterator[str]:
         """The service under gunicorn, with everything on: session check, metrics, access log."""
         address = f"http://127.0.0.1:{port or self.port}"
-        environment = {"PORT": str(port or self.port), "WEB_CONCURRENCY": str(WORKERS)}
+        environment = {"PORT": str(port or self.port), "WEB_CONCURRENCY": str(WORKERS), **settings}
         with _running(["wsgi:app"], self._environment() | environment, f"{address}/healthz"):
             yield address
 
