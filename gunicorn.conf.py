@@ -184,10 +184,9 @@ def post_fork(server, worker):
     """Give a new worker its copy of the signals that the arbiter has put aside, and its own files for figures."""
     worker.put_aside = server.SIG_QUEUE
     if os.environ.get("MFA_METRICS"):
-        with contextlib.suppress(ImportError):  # the app says what has to be installed
-            from prometheus_client import values  # noqa: PLC0415 - an extra
+        from prometheus_client import values  # noqa: PLC0415 - an extra
 
-            values.ValueClass = values.MultiProcessValue(lambda: worker.number)
+        values.ValueClass = values.MultiProcessValue(lambda: worker.number)
 
 
 def child_exit(_server, worker):

@@ -61,8 +61,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
 def ensure_startable(environment: Mapping[str, str]) -> None:
     """Raise ConfigurationError for settings and keys that don't do, without leaving anything open.
 
-    gunicorn asks before it forks. What else stops `create_app` is found by the first worker: an extra for figures, or
-    an exporter of spans, that is not installed. Whether the store of the limits answers, `/readyz` says.
+    gunicorn asks before it forks. What else stops `create_app` is found by the first worker: an exporter of spans that
+    is not installed. Whether the store of the limits answers, `/readyz` says.
     """
     settings = Settings.load(from_environment(environment))
     services = Services(settings, engine_of_service(settings.database), time.time)

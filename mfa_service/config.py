@@ -136,6 +136,13 @@ def weakness_of_secret(secret: str | bytes) -> str | None:
     return "holds an example value: make one with `openssl rand -base64 48`" if len(rest) < 24 else None
 
 
+#: Settings that need a library beside the others: its name, its module, and our extra that brings it.
+_EXTRAS = {
+    "metrics": ("prometheus-client", "prometheus_client", "metrics"),
+    "tracing": ("OpenTelemetry", "opentelemetry.sdk", "otel"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The configuration of one service, checked. Make it with `Settings.load`."""
@@ -219,7 +226,9 @@ class Settings:
         "5 per 15 minutes", check=_rate, why="How often one client may call one credential route."
     )
     session_rate_limit: str = setting(
-        "60 per minute", check=_rate, why="How often one client may refresh, log out, or change its own factors."
+        "60 per minute",
+        check=_rate,
+        why="How often one client may refresh, log out, change its own factors, or read the keys.",
     )
     registration_rate_limit: str = setting(
         "300 per hour", check=_rate, why="Registrations taken from all clients together: each costs a hash and rows."
@@ -306,10 +315,13 @@ class Settings:
             yield "MFA_KEYS and MFA_KEYRING are both set: choose one"
         if self.jwt_secret and self.signing_keys:
             yield "JWT_SECRET and MFA_SIGNING_KEYS are both set: tokens have one signature"
-        if self.tracing and not _is_installed("opentelemetry.sdk"):
-            yield "MFA_TRACING needs OpenTelemetry: pip install mfa_service[otel]"
-        if needs_keys:
-            yield from self._missing_keys()
+        yield from self._missing_extras()
+        yield from self._missing_keys() if needs_keys else ()
+
+    def _missing_extras(self) -> Iterator[str]:
+        for name, (library, module, extra) in _EXTRAS.items():
+            if getattr(self, name) and not _is_installed(module):
+                yield f"MFA_{name.upper()} needs {library}: pip install mfa_service[{extra}]"
 
     def _missing_keys(self) -> Iterator[str]:
         if not self.keys and not self.keyring_file.is_file():

@@ -15,7 +15,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from mfa_service.errors import ConfigurationError, NotFound
+from mfa_service.errors import NotFound
 from mfa_service.services import Services
 from mfa_service.services.audit import Audit, Event, Recorded
 from mfa_service.web.client import client_address
@@ -29,13 +29,7 @@ class Metrics:
     """The figures of one app."""
 
     def __init__(self, services: Services, limits: Limits) -> None:
-        """Raises ConfigurationError where prometheus-client is not installed."""
-        try:
-            self._library = import_module("prometheus_client")
-        except ImportError:
-            raise ConfigurationError(
-                ["MFA_METRICS needs prometheus-client: pip install mfa_service[metrics]"]
-            ) from None
+        self._library = import_module("prometheus_client")  # an extra, which the settings have looked for
         self._services, self._limits = services, limits
         self._networks = [ipaddress.ip_network(network) for network in services.settings.metrics]
         self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from mfa_service import doctor
 from mfa_service.errors import ConfigurationError
 from mfa_service.services.audit import Event
 from tests.conftest import Clock
@@ -51,6 +53,18 @@ def test_a_proxys_client_is_not_the_proxy(make_app: MakeApp) -> None:
 def test_what_is_no_network_is_said_at_the_start(make_app: MakeApp) -> None:
     with pytest.raises(ConfigurationError, match="MFA_METRICS must be networks"):
         make_app(MFA_METRICS="everybody")
+
+
+def test_without_the_extra_nothing_starts_and_the_doctor_says_so(
+    make_app: MakeApp, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    needed = "MFA_METRICS needs prometheus-client: pip install mfa_service[metrics]"
+    with pytest.raises(ConfigurationError, match=re.escape(needed)):
+        make_app(MFA_METRICS="127.0.0.1")
+    assert [finding.level for finding in doctor.examine(config | {"MFA_METRICS": "::1"}) if needed in finding.text] == [
+        "error"
+    ]
 
 
 # ── what they say ────────────────────────────────────────────────────────────────────────────────
