@@ -32,11 +32,7 @@ class RemoteKeys:
     algorithm = "ES256"
 
     def __init__(
-        self,
-        url: str,
-        *,
-        fetch: Callable[[str], bytes] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, url: str, *, fetch: Callable[[str], bytes] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`url` is the service's `/.well-known/jwks.json`; `fetch` is for who has an HTTP client of their own."""
         self._url = url

@@ -7,6 +7,7 @@ request.
 
 import functools
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from mfa_service.config import Settings
 from mfa_service.crypto.tokens import Identity
 from mfa_service.errors import ConfigurationError, SealBroken, Unauthenticated, Unavailable
 from mfa_service.guard import Guard
+from mfa_service.server import Server
 from mfa_service.services import Services
 from mfa_service.services.sessions import Account, Found
 from mfa_service.web import EXTENSION, cookies, meta
@@ -83,7 +85,7 @@ class Mount:
         self.settings = settings
         self.host = host
         self.services = Services(settings, engine, clock, borrows=borrows)
-        self.limits = Limits(settings)
+        self.limits = Limits(settings, Server.planned(os.environ).workers)
         self.metrics = Metrics(self.services, self.limits) if settings.metrics else None
         #: The OpenAPI document, from when somebody has first asked for it.
         self.document: bytes | None = None

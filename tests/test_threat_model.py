@@ -10,7 +10,7 @@ from sqlalchemy import QueuePool, create_engine
 from mfa_service import jwks, live
 from mfa_service.config import Settings
 from mfa_service.models import Base
-from mfa_service.services import database, notices, unit_of_work
+from mfa_service.services import admission, database, notices, unit_of_work
 from mfa_service.web import stores
 from tests.conftest import ROOT
 from tests.documents import EMPTY, missing, table, witnesses_in
@@ -79,6 +79,9 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"idle, after {database._LONGEST_PING} s",
     ):
         assert said in bounds["PostgreSQL"]
+    for said in (f"{admission.AT_ONCE} requests at once", f"{admission._PATIENCE:.0f} s to be one of these"):
+        assert said in bounds["PostgreSQL"]
+        assert said in bounds["SQLite"]
     assert f"{database._BUSY_SECONDS} s for the writer" in bounds["SQLite"]
     pool = cast("QueuePool", database.engine_for(create_engine("sqlite:///never-opened.db")).pool)
     assert f"{pool.size() + pool._max_overflow} connections" in bounds["SQLite"]

@@ -46,12 +46,7 @@ class Rotation:
     """Seals what is stale again, and says which rows still need a key."""
 
     def __init__(
-        self,
-        session: scoped_session[Transaction],
-        unit: UnitOfWork,
-        audit: Audit,
-        vault: Vault,
-        sessions: Sessions,
+        self, session: scoped_session[Transaction], unit: UnitOfWork, audit: Audit, vault: Vault, sessions: Sessions
     ) -> None:
         self._session = session
         self.unit = unit

@@ -39,11 +39,7 @@ LONGEST_SECONDS = 30
 _COLLISIONS = ("40001", "40P01")
 #: The same, and the beginning of the message, of a statement whose plan was made before a migration, and of one whose
 #: plan somebody has thrown away or left behind, as poolers do.
-_PLAN_OUTDATED = {
-    "0A000": "cached plan must not change",
-    "26000": "prepared statement",
-    "42P05": "prepared statement",
-}
+_PLAN_OUTDATED = {"0A000": "cached plan must not change", "26000": "prepared statement", "42P05": "prepared statement"}
 #: SQLSTATE of a table or a column that is missing.
 _NOT_MIGRATED = ("42P01", "42703")
 #: The same, of a transaction that may change nothing.

@@ -16,11 +16,7 @@ MAX_CHARACTERS = 64
 MAX_LABEL = 254
 _PROFILE = precis_i18n.get_profile("UsernameCaseMapped:CaseFold")
 _NEUTRAL = {"COMMON", "INHERITED"}
-_COMBINATIONS = (
-    {"LATIN", "HAN", "HIRAGANA", "KATAKANA"},
-    {"LATIN", "HAN", "BOPOMOFO"},
-    {"LATIN", "HAN", "HANGUL"},
-)
+_COMBINATIONS = ({"LATIN", "HAN", "HIRAGANA", "KATAKANA"}, {"LATIN", "HAN", "BOPOMOFO"}, {"LATIN", "HAN", "HANGUL"})
 
 
 def find_key(username: str) -> str | None:

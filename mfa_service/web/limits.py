@@ -1,4 +1,4 @@
-"""Rate limits: of each client on each route that changes something, and of registrations by everybody together.
+"""Rate limits: of each client on each route that changes something and on the keys, and of registrations by everybody.
 
 A route names its limits (`@limited("credentials")`); `mount.py` puts them round the views of one app.
 
@@ -9,7 +9,6 @@ ring only: what must not be got round is counted in the database.
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -36,14 +35,15 @@ REFUSALS = "refusals"
 class Limits:
     """The limiter of one app."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, processes: int = 1) -> None:
+        """`processes`: how many count beside each other on this machine where there is no store."""
         self._rates = {
             "credentials": settings.auth_rate_limit,
             "sessions": settings.session_rate_limit,
             "administration": settings.admin_rate_limit,
             EVERYBODY: settings.registration_rate_limit,
         }
-        self._shares = {name: _share_of(rate) for name, rate in self._rates.items()}
+        self._shares = {name: _share_of(rate, processes) for name, rate in self._rates.items()}
         address, options = store_of(settings)
         self.limiter = Limiter(
             client_network,
@@ -95,11 +95,10 @@ class Limits:
         return self._shares[name] if self.is_falling_back else self._rates[name]
 
 
-def _share_of(rate: str) -> str:
-    """What a process of this machine may give of a rate; one at least."""
-    whole, workers = parse(rate), max(1, int(os.environ.get("WEB_CONCURRENCY") or 1))
-    amount = max(1, whole.amount // workers)
-    return f"{amount} per {whole.multiples} {whole.GRANULARITY.name}"
+def _share_of(rate: str, processes: int) -> str:
+    """What one of so many may give of a rate; one at least."""
+    whole = parse(rate)
+    return f"{max(1, whole.amount // processes)} per {whole.multiples} {whole.GRANULARITY.name}"
 
 
 def _pass() -> None:

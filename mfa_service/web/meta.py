@@ -8,7 +8,7 @@ from flask import Response, after_this_request, current_app, jsonify
 from mfa_service.errors import NotFound, NotReady
 from mfa_service.web import current_mount, services, viewer
 from mfa_service.web.blueprint import make_blueprint
-from mfa_service.web.contract import View, gives, refuses
+from mfa_service.web.contract import View, gives, limited, refuses
 from mfa_service.web.limits import current_limits
 from mfa_service.web.metrics import Metrics
 from mfa_service.web.openapi import document
@@ -68,6 +68,7 @@ def readyz() -> ReadyView:
 
 
 @blueprint.get("/.well-known/jwks.json")
+@limited("sessions")
 @gives(200, JWKSView)
 def jwks() -> JWKSView:
     """The public keys that verify our tokens. They may be kept for five minutes."""
