@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 
@@ -50,8 +50,13 @@ class StoredPassword:
 
     user_id: str
     set_at: datetime
-    was_open: bool
     sealed: bytes = field(repr=False)
+    was_shut: bool
+
+
+def _stored(who: ColumnElement[bool]) -> Select[Any]:
+    stored = select(User.id, User.password_set_at).add_columns(User.sealed_password, lockout.IS_SHUT)
+    return stored.where(who, User.sealed_password.is_not(None), User.password_set_at.is_not(None))
 
 
 @dataclass(frozen=True)
@@ -218,14 +223,11 @@ class Accounts:
             return Verdict(stored, is_right=False, is_readable=False)
         return Verdict(stored, is_right, is_old=is_right and needs_rehash(hashed, cost))
 
-    @reading
     def _find_password(self, who: ColumnElement[bool], client: ClientInfo) -> StoredPassword | None:
-        user = self.session.scalar(select(User).where(who))
-        # Nobody's lock is looked for, too: an unknown name costs the same number of statements.
-        was_open = self.locks.is_open(user.id if user else "", password_from(client.network))
-        if user is None or user.sealed_password is None or user.password_set_at is None:
-            return None
-        return StoredPassword(user.id, user.password_set_at, was_open, user.sealed_password)
+        # One statement, whether or not there is such a name.
+        values = {"for_subject": password_from(client.network).name, "now": self.now()}
+        rows = self.unit.fetch(_stored(who), values)
+        return StoredPassword(*tuple(rows[0])) if rows else None
 
     def _opened(self, stored: StoredPassword, client: ClientInfo) -> str:
         try:
@@ -249,7 +251,7 @@ class Accounts:
             self._record_unreadable(stored, client)
         user = self.users.find_active(stored.user_id if stored else "")
         subjects = (password_from(client.network), lockout.TRUSTED_PASSWORD if is_trusted else lockout.PASSWORD)
-        is_open = self.locks.is_open(stored.user_id if stored else "", *subjects) and bool(stored and stored.was_open)
+        is_open = self.locks.is_open(stored.user_id if stored else "", *subjects) and not (stored and stored.was_shut)
         # A right password that was changed while it was hashed is no guess: it is refused, not counted.
         is_outdated = bool(user and stored and verdict.is_right and user.password_set_at != stored.set_at)
         is_looked_at = user is not None and is_open and not is_outdated

@@ -61,7 +61,8 @@ class Devices:
 
     def recognises(self, user_id: str, token: str | None) -> bool:
         """Whether this is the token of a live device of this very user."""
-        return self._session.scalar(select(Device.id).where(self._is(user_id, token))) is not None
+        # Whoever shows none knows that; only a token that is shown has to cost the same for every name.
+        return bool(token) and self._session.scalar(select(Device.id).where(self._is(user_id, token))) is not None
 
     def use(self, user_id: str, token: str | None) -> bool:
         """Note that a device was used; False if it is not recognised (any more)."""

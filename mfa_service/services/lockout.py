@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Executable, String, and_, bindparam, delete, literal, or_, select, update
+from sqlalchemy import ColumnElement, Executable, String, and_, bindparam, delete, exists, literal, or_, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import Lock, User, UTCDateTime
@@ -55,6 +55,8 @@ _LETS_THROUGH = and_(or_(Lock.open_at.is_(None), Lock.open_at <= bindparam("now"
 _AMONG = and_(Lock.user_id == bindparam("for_user"), Lock.subject.in_(bindparam("for_subjects", expanding=True)))
 _LOCKED = select(Lock.subject).where(_AMONG, ~_LETS_THROUGH).limit(1)
 _FORGET = delete(Lock).where(_AMONG)
+#: SQL: a try at a user's `for_subject` would not be let through at the time `now`.
+IS_SHUT = exists().where(Lock.user_id == User.id, Lock.subject == bindparam("for_subject"), ~_LETS_THROUGH)
 
 
 @functools.cache

@@ -18,12 +18,13 @@ from mfa_service.crypto.vault import Vault
 from mfa_service.errors import SealBroken
 from mfa_service.models import TOTPSecret, UTCDateTime
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one
+from mfa_service.services.database import changes_one, execute
 
 #: How long a new authenticator waits for the code that confirms it. That of registration waits for ever.
 ENROLMENT_SECONDS = 600
 
 
+_CONFIRMED = select(TOTPSecret.id).where(TOTPSecret.user_id == bindparam("user"), TOTPSecret.confirmed_at.is_not(None))
 _OF_USER = (
     select(TOTPSecret)
     .where(TOTPSecret.user_id == bindparam("user"))
@@ -111,8 +112,7 @@ class TOTP:
 
     def is_confirmed(self, user_id: str) -> bool:
         """Whether the user has an authenticator that has shown a right code."""
-        confirmed = select(TOTPSecret.id).where(TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_not(None))
-        return self._session.scalar(confirmed) is not None
+        return execute(self._session, _CONFIRMED, user=user_id).scalar() is not None
 
     def find_open(self, user_id: str, client: ClientInfo) -> OpenSecret | None:
         """The confirmed secret, or else the one that waits for its first code. Raises SealBroken, recorded."""

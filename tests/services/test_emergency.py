@@ -264,7 +264,9 @@ class Backup:
     def made_after(self, act: Callable[[], Any]) -> Any:
         """Do something, then make the copy; gives what the act gave."""
         outcome = act()
-        self._services.engine.dispose()  # the last connection to go writes the log of SQLite into the file
+        # The last connection to go writes the log of SQLite into the file.
+        self._services.engine.dispose()
+        self._services.single.dispose()
         shutil.copy(str(self._services.engine.url.database), self._copy)
         return outcome
 
