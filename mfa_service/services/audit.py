@@ -12,9 +12,13 @@ from enum import StrEnum
 from typing import Any
 
 from blinker import Signal
+from sqlalchemy import insert
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.models import AuditEvent
+from mfa_service.services.database import execute
+
+_ADDING = insert(AuditEvent).inline()
 
 
 class Event(StrEnum):
@@ -113,17 +117,18 @@ class Audit:
     def record(self, event: Event, client: ClientInfo, *, user_id: str | None = None, **detail: Any) -> None:
         """Add an event to the running unit of work."""
         record = Recorded(event, self._now(), user_id, client, detail)
-        self._session.add(
-            AuditEvent(
-                at=record.at,
-                event=event,
-                user_id=user_id,
-                actor=client.actor or None,
-                address=client.address,
-                user_agent=client.user_agent,
-                request_id=client.request_id,
-                detail=detail,
-            )
+        # Not by way of the session, which would spend three times as long on every one of them.
+        execute(
+            self._session,
+            _ADDING,
+            at=record.at,
+            event=event,
+            user_id=user_id,
+            actor=client.actor or None,
+            address=client.address,
+            user_agent=client.user_agent,
+            request_id=client.request_id,
+            detail=detail,
         )
         self._session.info["events"].append(record)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, insert, select, update
 from sqlalchemy.orm import Session, scoped_session
 
 from mfa_service.crypto.opaque import new_id
@@ -12,7 +12,7 @@ from mfa_service.crypto.tokens import PENDING_SECONDS, Pending
 from mfa_service.errors import InvalidPendingToken
 from mfa_service.models import Challenge
 from mfa_service.services.audit import Audit, ClientInfo, Event
-from mfa_service.services.database import changes_one
+from mfa_service.services.database import changes_one, execute
 
 #: Codes that may be tried on one pending token.
 MAX_ATTEMPTS = 5
@@ -23,6 +23,7 @@ _IS_UNUSED = and_(
 )
 _IS_OPEN = and_(_IS_UNUSED, Challenge.expires_at > bindparam("now"))
 _HAS_ATTEMPTS = Challenge.attempts < MAX_ATTEMPTS
+_OPEN = insert(Challenge)
 _FIND = select(Challenge.id).where(_IS_OPEN, _HAS_ATTEMPTS)
 _SPEND = update(Challenge).where(_IS_OPEN, _HAS_ATTEMPTS).values(attempts=Challenge.attempts + 1)
 _CLOSE = update(Challenge).where(_IS_UNUSED).values(closed_at=bindparam("now"))
@@ -38,12 +39,10 @@ class Challenges:
 
     def open(self, user_id: str) -> str:
         """Start a challenge and return its id."""
-        now = self._now()
-        challenge = Challenge(
-            id=new_id(), user_id=user_id, created_at=now, expires_at=now + timedelta(seconds=PENDING_SECONDS)
-        )
-        self._session.add(challenge)
-        return challenge.id
+        challenge_id, now = new_id(), self._now()
+        expires_at = now + timedelta(seconds=PENDING_SECONDS)
+        execute(self._session, _OPEN, id=challenge_id, user_id=user_id, created_at=now, expires_at=expires_at)
+        return challenge_id
 
     def attempt(self, pending: Pending, client: ClientInfo) -> None:
         """Spend one attempt, before the code is looked at. Raises InvalidPendingToken if there is none left."""

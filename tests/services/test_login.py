@@ -1,5 +1,6 @@
 """Signing in: the two steps, in this order, by the same person, once."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from mfa_service.errors import (
 )
 from mfa_service.services import Services
 from mfa_service.services.login import MFAPending, SignedIn
-from mfa_service.services.totp import Enrolment
+from mfa_service.services.totp import ENROLMENT_SECONDS, Enrolment
 from tests.conftest import Clock
 from tests.factories import Person
 from tests.services import (
@@ -421,7 +422,7 @@ class Acts(RuleBasedStateMachine):
         self.is_confirmed = self.is_disabled = False
         self.last_step = -1
         self.successes = self.failures = 0
-        self.opens = 0.0
+        self.opens, self.lapses = 0.0, math.inf
         self.held: list[dict[str, Any]] = []
 
     @rule(target=tokens)
@@ -443,7 +444,8 @@ class Acts(RuleBasedStateMachine):
         if self.clock() < self.opens:
             assert isinstance(outcome, InvalidCode)
             return
-        if abs(steps) > 2 or step <= self.last_step:
+        has_lapsed = not self.is_confirmed and self.clock() >= self.lapses
+        if has_lapsed or abs(steps) > 2 or step <= self.last_step:
             assert isinstance(outcome, InvalidCode)
             self.fail()
             return
@@ -472,6 +474,7 @@ class Acts(RuleBasedStateMachine):
         else:
             assert isinstance(outcome, Enrolment)
             self.former, self.person = self.person, with_secret(self.person, outcome)
+            self.lapses = self.clock() + ENROLMENT_SECONDS
 
     @rule(seconds=st.sampled_from([1, 29, 30, 60, 299, 300]))
     def wait(self, seconds: int) -> None:
