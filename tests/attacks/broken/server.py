@@ -321,7 +321,7 @@ def a_place() -> Iterator[None]:
         logging_in.append(1)
     try:
         if len(logging_in) > 1:  # a hash takes its time, most of all beside others
-            time.sleep(1.5 if weak("health_waits") else 0.1)
+            time.sleep(0.1)
         yield
     finally:
         logging_in.pop()
@@ -2128,9 +2128,8 @@ def sign_out() -> Any:
 @app.get("/healthz")
 def healthz() -> Any:
     if weak("health_waits"):
-        time.sleep(0.2)
-        while logging_in:
-            time.sleep(0.01)
+        # As behind those who log in. Not for as long as somebody does: on a busy machine that is nobody for a moment.
+        time.sleep(1.5)
     return jsonify({"status": "ok"} | ({"database": "10.0.0.7"} if weak("talkative_health") else {}))
 
 
