@@ -45,10 +45,11 @@ class Effort:
     storm_seconds: float
     mixed: int
     users: tuple[int, ...]
+    pools: tuple[tuple[int, int], ...]
 
 
-QUICK = Effort(2, 2, 3, 300, (500, 5_000))
-FULL = Effort(5, 5, 30, 10_000, (1_000, 100_000, 1_000_000))
+QUICK = Effort(2, 2, 3, 300, (500, 5_000), POOLS[:1])
+FULL = Effort(5, 5, 30, 10_000, (1_000, 100_000, 1_000_000), POOLS)
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Measures:
             yield from self._storm(service)
             yield self._both_saturated(service)
         if self._name == "SQLite":
-            self._plots.pools = [self._pool(*pool) for pool in POOLS]
+            self._plots.pools = [self._pool(*pool) for pool in self._effort.pools]
         with self._bench.service() as service:
             yield self._memory(service)
 

@@ -65,9 +65,11 @@ def _work(bench: Bench, replicas: int, ask: Callable[[Caller], object], requests
     before = _done(bench)
     with ExitStack() as stack:
         addresses = [stack.enter_context(bench.service(free_port())) for _ in range(replicas)]
-        callers = cycle([Caller(address) for address in addresses])
-        for _ in range(requests):
-            ask(next(callers))
+        callers = [Caller(address) for address in addresses]
+        for caller, _ in zip(cycle(callers), range(requests), strict=False):
+            ask(caller)
+        for caller in callers:
+            caller.close()  # a service that is stopped waits for whoever is still connected
     # Now that the services have ended: until then PostgreSQL may keep to itself what it has counted.
     after = _done(bench)
     return Work(after.transactions - before.transactions, after.commands - before.commands)
