@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 
 from redis import Redis
 from sqlalchemy import create_engine, text
@@ -66,7 +66,7 @@ def _work(bench: Bench, replicas: int, ask: Callable[[Caller], object], requests
     with ExitStack() as stack:
         addresses = [stack.enter_context(bench.service(free_port())) for _ in range(replicas)]
         callers = [Caller(address) for address in addresses]
-        for caller, _ in zip(cycle(callers), range(requests), strict=False):
+        for caller in islice(cycle(callers), requests):
             ask(caller)
         for caller in callers:
             caller.close()  # a service that is stopped waits for whoever is still connected

@@ -56,7 +56,7 @@ class StoredPassword:
 
 def _stored(who: ColumnElement[bool]) -> Select[Any]:
     stored = select(User.id, User.password_set_at).add_columns(User.sealed_password, lockout.IS_SHUT)
-    return stored.where(who, User.sealed_password.is_not(None), User.password_set_at.is_not(None))
+    return stored.where(who, User.sealed_password.is_not(None))  # none: a host's user
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,11 @@ class Devices:
 
     def recognises(self, user_id: str, token: str | None) -> bool:
         """Whether this is the token of a live device of this very user."""
-        # Whoever shows none knows that; only a token that is shown has to cost the same for every name.
-        return bool(token) and self._session.scalar(select(Device.id).where(self._is(user_id, token))) is not None
+        if not token:
+            return False  # who shows none knows that: only one that is shown has to cost the same for every name
+        return self._session.scalar(select(Device.id).where(self._is(user_id, token))) is not None
 
-    def use(self, user_id: str, token: str | None) -> bool:
+    def use(self, user_id: str, token: str) -> bool:
         """Note that a device was used; False if it is not recognised (any more)."""
         return changes_one(self._session, update(Device).where(self._is(user_id, token)).values(used_at=self._now()))
 
@@ -92,8 +93,8 @@ class Devices:
         """Forget every device of a user."""
         self._session.execute(delete(Device).where(Device.user_id == user_id))
 
-    def _is(self, user_id: str, token: str | None) -> ColumnElement[bool]:
-        if not self._seconds or not token:
+    def _is(self, user_id: str, token: str) -> ColumnElement[bool]:
+        if not self._seconds:
             return false()
         is_theirs = and_(Device.user_id == user_id, Device.digest == digest(token), Device.expires_at > self._now())
         return and_(is_theirs, is_trusted_since_the_rules(Device))

@@ -214,6 +214,8 @@ def test_for_a_user_and_for_nobody_the_same_is_written(services: Services, rows:
         with pytest.raises(InvalidCredentials):
             services.login.begin(username, "wrong-password", CLIENT)
     assert events(rows)[1:] == ["login.password_refused"] * 2
+    told = rows("SELECT detail FROM mfa_events WHERE event = 'login.password_refused'")
+    assert not [row for row in told if "true" in str(row["detail"]).lower()], "nobody is locked"
 
 
 def test_a_disabled_user_is_refused_like_a_wrong_password(services: Services, rows: Rows) -> None:

@@ -180,6 +180,14 @@ def test_the_factor_is_the_accounts_and_the_token_says_whose_it_is(services: Ser
     assert (account.external_id, account.mfa_enabled) == ("7", True)
 
 
+def test_who_has_no_password_here_can_give_none_for_a_new_one(services: Services, rows: Rows) -> None:
+    who = identity_of(services, sign_in(services, 7, set_up(services, 7)))
+    for guess in ("", "analytical-engine-1843"):
+        with pytest.raises(InvalidCredentials):
+            services.accounts.change_password(who.user_id, who.session_id, guess, "difference-engine-1822", CLIENT)
+    assert rows("SELECT sealed_password FROM mfa_users") == [{"sealed_password": None}]
+
+
 def test_who_is_disabled_here_does_not_get_on(services: Services, rows: Rows) -> None:
     signed_in = sign_in(services, 7, set_up(services, 7))
     services.administration.disable(By(CLIENT), account_of(rows, 7))
