@@ -174,7 +174,8 @@ def asks(query: type[Query]) -> Callable[[Callable[..., Response]], Callable[...
     def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
         @functools.wraps(view)
         def asked(*args: Any, **kwargs: Any) -> Response:
-            return view(_parsed(query, request.args), *args, **kwargs)
+            # Mostly there is none, and of an empty MultiDict each name would be asked by way of an exception.
+            return view(_parsed(query, request.args if request.query_string else {}), *args, **kwargs)
 
         return declare(asked, asks=query)
 
