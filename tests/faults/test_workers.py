@@ -133,9 +133,9 @@ def test_workers_that_are_replaced_after_some_requests_fail_nobody_and_lose_no_c
     ada, before = sign_in(stack), workers_of(stack)
     answers: list[Reply] = []
     with under_load(lambda: answers.extend((profile(stack, ada.access), log_in(stack)))):
-        assert within(60, lambda: len(answers) > 400)
+        assert within(120, lambda: len(answers) > 150 and not set(workers_of(stack)) & set(before))
     assert [answer for answer in answers if answer.status != 200] == []
-    assert within(20, lambda: len(workers_of(stack)) == 2 and not set(workers_of(stack)) & set(before))
+    assert within(20, lambda: len(workers_of(stack)) == 2)
     counted = 'mfa_request_seconds_count{method="GET",route="/api/profile",status="200"}'
     assert figure(stack, counted) == len(answers) / 2
     for pid in workers_of(stack):
