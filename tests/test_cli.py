@@ -18,8 +18,9 @@ import pytest
 from mfa_service.crypto.chain import new_seal_key_pem
 from mfa_service.crypto.keyring import new_keyring_text, with_new_key
 from mfa_service.crypto.signing import file_name
+from tests.shell import Done, flask_mfa
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 STRONG = "Zk3v9Qp1Lr7Xw5Tb8Nc2Hs6Jd4Gf0MyAeUi"
 
 
@@ -252,14 +253,13 @@ def instance_folder(tmp_path: Path) -> Path:
 def flask(instance_folder: Path, tmp_path: Path) -> Run:
     """Run `flask mfa <command>` with these settings and expect this exit code."""
 
-    def run(*words: str, code: int = 0, **settings: str) -> "subprocess.CompletedProcess[str]":
+    def run(*words: str, code: int = 0, **settings: str) -> Done:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(tmp_path),
             "MFA_INSTANCE": str(instance_folder),
         } | settings
-        line = [sys.executable, "-m", "flask", "mfa", *words]
-        answer = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        answer = flask_mfa(*words, environment=environment, folder=tmp_path)
         assert answer.returncode == code, answer.stdout + answer.stderr
         assert "Traceback" not in answer.stderr
         return answer

@@ -6,7 +6,6 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,9 +29,10 @@ from tests.bursts import Answer, Call, burst, post, together
 from tests.conftest import ROOT, free_port, new_database, program, running
 from tests.factories import PASSWORD, totp
 from tests.services import Rows
+from tests.shell import Done, flask_mfa
 from tests.stack import within
 
-Flask = Callable[..., "subprocess.CompletedProcess[str]"]
+Flask = Callable[..., Done]
 
 pytestmark = pytest.mark.services
 #: What the documentation allows PgBouncer to open.
@@ -293,10 +293,8 @@ def settings(pooler: Pooler, instance: Path, redis: str, tmp_path_factory: pytes
 def flask(settings: dict[str, str]) -> Flask:
     """Run `flask mfa <words>` and expect this exit code."""
 
-    def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-m", "flask", "mfa", *words]
-        environment = {"PATH": os.environ["PATH"]} | settings
-        answer = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    def run(*words: str, code: int = 0) -> Done:
+        answer = flask_mfa(*words, environment={"PATH": os.environ["PATH"]} | settings)
         assert answer.returncode == code, answer.stdout + answer.stderr
         return answer
 

@@ -34,6 +34,7 @@ from mfa_service.services.totp import context_of
 from mfa_service.services.users import password_context
 from tests.bursts import post
 from tests.factories import PASSWORD, totp
+from tests.shell import Done, flask_mfa
 
 Serve = Callable[..., str]
 Rows = Callable[..., list[dict[str, Any]]]
@@ -99,9 +100,8 @@ class Operator:
     def key_ids(self) -> list[str]:
         return [key["id"] for key in json.loads(self._keyring.read_text())["keys"]]
 
-    def run(self, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-m", "flask", "mfa", *words]
-        answer = subprocess.run(line, env=self._environment, capture_output=True, text=True, timeout=120, check=False)
+    def run(self, *words: str, code: int = 0) -> Done:
+        answer = flask_mfa(*words, environment=self._environment)
         assert answer.returncode == code, answer.stdout + answer.stderr
         return answer
 

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,9 @@ from typing import Any
 
 import pytest
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.shell import Done, flask_mfa
+
+Run = Callable[..., Done]
 Database = sqlite3.Connection
 
 TAMPERED = "tampered: events 1 to 5 (seal 1): changed, exchanged or reordered\n"
@@ -153,7 +153,7 @@ def test_two_hundred_thousand_events_are_sealed_and_verified(flask: Run, log: Da
 def test_pruning_asks_back_and_no_changes_nothing(flask: Run, sealed: Database) -> None:
     before = everything(sealed)
     for answer in ("n\n", "\n", ""):
-        said = flask("prune", "--older-than", "30d", code=1, input=answer)
+        said = flask("prune", "--older-than", "30d", code=1, typed=answer)
         assert "Remove audit events older than 30d for ever?" in said.stdout
     assert everything(sealed) == before
 
@@ -162,7 +162,7 @@ def test_pruning_asks_back_and_no_changes_nothing(flask: Run, sealed: Database) 
 def test_pruning_removes_what_is_older_and_verify_accepts_it(
     flask: Run, sealed: Database, options: list[str], answer: str
 ) -> None:
-    said = flask("prune", "--older-than", "30d", *options, input=answer)
+    said = flask("prune", "--older-than", "30d", *options, typed=answer)
     assert "events removed: 5 in" in said.stderr
     assert [row[0] for row in sealed.execute("SELECT id FROM mfa_events ORDER BY id")] == [6, 7, 8, 9, 10, 11]
     assert flask("verify").stdout == "sound: 10 sealed events are what was written\n"
@@ -306,21 +306,16 @@ def instance(_prepared: Path, tmp_path: Path) -> Path:
 def flask(instance: Path, tmp_path: Path) -> Run:
     """Run `flask mfa audit <command>` and expect this exit code."""
 
-    def audit(*command: str, code: int = 0, input: str = "", **settings: str) -> "subprocess.CompletedProcess[str]":  # noqa: A002
+    def audit(*command: str, code: int = 0, typed: str = "", **settings: str) -> Done:
         environment = {"MFA_INSTANCE": str(instance), "MFA_SEALS_OUTPUT": "none"} | settings
-        return run(["audit", *command], environment, tmp_path, code=code, input=input)
+        return run(["audit", *command], environment, tmp_path, code=code, typed=typed)
 
     return audit
 
 
-def run(
-    command: list[str], settings: dict[str, str], folder: Path, *, code: int = 0, **options: Any
-) -> "subprocess.CompletedProcess[str]":
+def run(command: list[str], settings: dict[str, str], folder: Path, *, code: int = 0, typed: str = "") -> Done:
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | settings
-    line = [sys.executable, "-m", "flask", "mfa", *command]
-    answer = subprocess.run(
-        line, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=120, **options
-    )
+    answer = flask_mfa(*command, environment=environment, folder=folder, typed=typed)
     assert answer.returncode == code, answer.stdout + answer.stderr
     assert "Traceback" not in answer.stderr
     return answer

@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,9 +25,9 @@ from mfa_service.services import Services
 from mfa_service.services.login import MFAPending
 from tests.factories import PASSWORD, Person
 from tests.services import CLIENT, identity_of, register, sign_in, totp, trust_device
+from tests.shell import Done, flask_mfa
 
-Answer = subprocess.CompletedProcess[str]
-Run = Callable[..., Answer]
+Run = Callable[..., Done]
 
 ACTOR = f"cli:{getpass.getuser()}"
 GROUP = (
@@ -430,7 +428,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def flask(folder: Path) -> Run:
     """Run `flask mfa <words>`, type what is `typed`, and expect this exit code; never a traceback."""
 
-    def run(*words: str, typed: str = "", code: int = 0, **settings: str) -> Answer:
+    def run(*words: str, typed: str = "", code: int = 0, **settings: str) -> Done:
         answer = type_in(folder, list(words), typed, settings)
         assert answer.returncode == code, answer.stdout + answer.stderr
         assert "Traceback" not in answer.stdout + answer.stderr
@@ -464,7 +462,7 @@ def log(folder: Path, request: pytest.FixtureRequest) -> Log:
     return Log(folder / "mfa.db")
 
 
-def type_in(folder: Path, words: list[str], typed: str = "", settings: dict[str, str] | None = None) -> Answer:
+def type_in(folder: Path, words: list[str], typed: str = "", settings: dict[str, str] | None = None) -> Done:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder.parent),
@@ -472,16 +470,11 @@ def type_in(folder: Path, words: list[str], typed: str = "", settings: dict[str,
         "MFA_BCRYPT_COST": "10",
         "MFA_KEY_REREAD_SECONDS": "1",
     }
-    line = [sys.executable, "-m", "flask", "mfa", *words]
-    return subprocess.run(
-        line,
-        env=environment | (settings or {}),
-        cwd=folder.parent,
-        input=f"{typed}\n" if typed else "",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return flask_mfa(
+        *words,
+        environment=environment | (settings or {}),
+        folder=folder.parent,
+        typed=f"{typed}\n" if typed else "",
     )
 
 
@@ -514,7 +507,7 @@ def show(flask: Run, user: str) -> dict[str, Any]:
     return dict(json.loads(flask("show", user, "--json").stdout))
 
 
-def only_line(answer: Answer) -> str:
+def only_line(answer: Done) -> str:
     """What was said on standard error, all of it in one line that calls itself an error."""
     (line,) = answer.stderr.splitlines()
     assert line.lower().startswith("error: ")

@@ -25,8 +25,9 @@ from tests.crypto.test_foreign import HASHES
 from tests.crypto.test_foreign import PASSWORD as THEIRS
 from tests.factories import totp
 from tests.services import CLIENT
+from tests.shell import Done, flask_mfa
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 CHEAP = generate_password_hash("swordfish-1843", "pbkdf2:sha256:1")
 
@@ -163,7 +164,7 @@ def test_a_value_that_could_mean_anything_is_refused(
 
 
 def test_secrets_are_given_out_only_after_two_questions(flask: Run, services: Services) -> None:
-    assert "Aborted" in flask("export-users", "--with-secrets", code=1, stdin="y\nn\n").stderr
+    assert "Aborted" in flask("export-users", "--with-secrets", code=1, typed="y\nn\n").stderr
     assert count(services, "mfa_events WHERE event = 'users.exported'") == 0
 
 
@@ -316,11 +317,8 @@ def environment(instance: Path, _migrated_sqlite: Path, tmp_path: Path) -> dict[
 
 @pytest.fixture
 def flask(environment: dict[str, str]) -> Run:
-    def run(*arguments: str, code: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "flask", "mfa", *arguments]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, input=stdin, timeout=900, check=False
-        )
+    def run(*arguments: str, code: int = 0, typed: str = "") -> Done:
+        done = flask_mfa(*arguments, environment=environment, typed=typed)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
