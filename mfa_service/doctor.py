@@ -140,11 +140,7 @@ def _seals(settings: Settings) -> Iterator[Finding]:
     elif settings.seals_output == "none":
         yield Finding("warning", "seals", "MFA_SEALS_OUTPUT is none: cutting off the newest events would not show")
     else:
-        where = (
-            "standard output, where something has to collect them"
-            if settings.seals_output == "-"
-            else settings.seals_output
-        )
+        where = "standard output, to be collected" if settings.seals_output == "-" else settings.seals_output
         yield Finding("ok", "seals", f"the audit log is sealed every {settings.seal_seconds} s; seals go to {where}")
 
 
@@ -152,14 +148,10 @@ def _standards(settings: Settings) -> Iterator[Finding]:
     if settings.totp_window > 1:
         yield Finding("warning", "standards", f"MFA_TOTP_WINDOW is {settings.totp_window}: RFC 6238 advises one step")
     if settings.bcrypt_cost < 12:
-        yield Finding(
-            "warning", "standards", f"MFA_BCRYPT_COST is {settings.bcrypt_cost}: 12 is the default for a reason"
-        )
+        yield Finding("warning", "standards", f"MFA_BCRYPT_COST is {settings.bcrypt_cost}, under the default of 12")
     if settings.jwt_secret:
         yield Finding("warning", "standards", "HS256: whoever can verify tokens can make them; ES256 keys avoid that")
-    yield Finding(
-        "ok", "standards", f"passwords from {settings.password_min_length} characters, beside a second factor"
-    )
+    yield Finding("ok", "standards", f"passwords from {settings.password_min_length} characters, and a second factor")
 
 
 def _proxy(settings: Settings) -> Iterator[Finding]:
@@ -197,9 +189,7 @@ def _limiter(settings: Settings) -> Iterator[Finding]:
 def _timeouts(engine: Engine) -> Iterator[Finding]:
     with suppress(SQLAlchemyError):
         if engine.dialect.name == "postgresql" and database.loses_timeouts(engine):
-            text = (
-                "a pooler ignores our timeouts: give it them as connect_query (docs/scaling.md), or requests may hang"
-            )
+            text = "a pooler ignores our timeouts: set them by connect_query (docs/scaling.md), or requests may hang"
             yield Finding("warning", "database", text)
     engine.dispose()
 

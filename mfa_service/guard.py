@@ -130,9 +130,7 @@ class Guard:
         for name, guarded in [*app.view_functions.items(), *(("before_request", hook) for hook in hooks)]:
             requirement = getattr(guarded, _REQUIREMENT, guarded)
             if isinstance(requirement, Requirement) and requirement.role and not self._find_account:
-                problems.append(
-                    f"{name}: role={requirement.role!r} needs a guard with find_account: no token has roles"
-                )
+                problems.append(f"{name}: role={requirement.role!r} needs a guard with find_account: tokens name none")
         if problems:
             raise ConfigurationError(problems)
 

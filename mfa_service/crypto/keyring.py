@@ -49,11 +49,7 @@ class Keyring:
         """
         if not keys:
             raise ConfigurationError(["the keyring holds no key"])
-        weak = [
-            f"keyring: key {name!r} is not {KEY_BYTES} random bytes"
-            for name, key in keys.items()
-            if not _is_strong(key)
-        ]
+        weak = [f"keyring: key {name!r} is not {KEY_BYTES} random bytes" for name in keys if not _is_strong(keys[name])]
         if weak:
             raise ConfigurationError(weak)
         self._keys = dict(keys)

@@ -43,10 +43,7 @@ _HEADERS = (
     ("X-XSS-Protection", "0"),
 )
 #: What speaks for the whole origin, which in a host's app is not ours.
-_ORIGIN_HEADERS = (
-    ("Origin-Agent-Cluster", "?1"),
-    ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
-)
+_ORIGIN_HEADERS = (("Origin-Agent-Cluster", "?1"), ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"))
 #: What Talisman sends in our own app, and what is there in a host's that has none.
 _TALISMANS = (("Referrer-Policy", "no-referrer"), ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"))
 _POLICY_OF_VIEW = "mfa_content_security_policy"
