@@ -59,7 +59,7 @@ _CORS_HEADERS = {
 
 def install(app: Flask, settings: Settings) -> None:
     """Put the headers on every answer of an app that is ours alone."""
-    app.before_request(lambda: _ensure_known_host(settings.hosts))
+    app.before_request(functools.partial(_ensure_known_host, settings.hosts))
     app.after_request(_choose_headers)
     app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if settings.cors_origins:
