@@ -14,6 +14,7 @@ import jwt
 from bench import floors, load
 from bench.growth import Size, grow
 from bench.servers import PASSWORD, WORKERS, Bench, memory_of
+from mfa_service.crypto import libcrypt
 
 STORM = 20
 #: MiB that a worker may have in the end, and that it may have grown by in the second half.
@@ -155,6 +156,8 @@ class Measures:
         floor, reached = median(runs["bcrypt"]), median(runs["logins"])
         told = f"{reached:.1f}/s against {floor:.1f} hashes/s, by rounds "
         told += ", ".join(f"{ours / its:.2f}" for its, ours in zip(runs["bcrypt"], runs["logins"], strict=True))
+        own = floors.hashes_a_second(seconds / 2, compare=libcrypt.hashpw)
+        told += f"; {reached / own:.2f} of the {own:.1f} that the service's own hashing reaches"
         by_step = {step: load.logins(service, self._logins, seconds / 3, step).rate(200) for step in STEPS[:-1]}
         self._plots.hashing[self._name] = floor, by_step | {STORM: reached}
         share = reached / floor
@@ -162,14 +165,16 @@ class Measures:
 
     def _storm(self, service: str) -> Iterator[Figure]:
         rounds = [self._round(service) for _ in range(self._effort.storms)]
-        self._plots.storm[self._name] = rounds[-1].alone, rounds[-1].kept
+        typical = sorted(rounds, key=lambda each: each.times)[len(rounds) // 2]
+        self._plots.storm[self._name] = typical.alone, typical.kept
         rate, share = median(each.rate for each in rounds), median(each.share for each in rounds)
         what = f"profile at {rate:,.0f}/s beside a login storm"
         yield self._figure(what, "≥ 0.99", f"{share:.2f}", share >= 0.99, [each.share for each in rounds])
-        times = median(each.times for each in rounds)
-        told = f"p99 {median(each.alone.percentile(0.99) for each in rounds) * 1000:.1f} ms alone, "
-        told += f"{median(each.kept.percentile(0.99) for each in rounds) * 1000:.1f} ms beside it"
-        yield self._figure("its p99 against the same rate alone", "≤ 2.5 ×", f"{times:.1f} ×", times <= 2.5, told)
+        alone, beside = (answers.percentile(0.99) * 1000 for answers in (typical.alone, typical.kept))
+        told = f"p99 {alone:.1f} ms alone, {beside:.1f} ms beside it; by rounds "
+        told += ", ".join(f"{each.times:.1f}" for each in rounds)
+        measured, is_met = f"{typical.times:.1f} ×", typical.times <= 2.5
+        yield self._figure("its p99 against the same rate alone", "≤ 2.5 ×", measured, is_met, told)
         yield self._logins_of(rounds)
         refusals = [seconds for each in rounds for seconds in each.storm.refusals]
         slow, told = load.percentile(refusals, 0.99) * 1000, f"{len(refusals)} refused"

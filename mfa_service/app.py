@@ -40,9 +40,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, clock: Callable[[], f
         SQLALCHEMY_DATABASE_URI=settings.database,
         SQLALCHEMY_ENGINE_OPTIONS=options_for(settings.database),
     )
-    app.url_map.merge_slashes = (
-        False  # other spellings of a path are 404, not a redirect to a host that the client named
-    )
+    app.url_map.merge_slashes = False  # another spelling is 404, and no redirect to a host that the client named
     client.install_request_ids(app)
     security.install(app, settings)
     errors.install(app)

@@ -1,18 +1,20 @@
 """Types `flask mfa …` as an operator does: each command in a process of its own, with the environment it is given.
 
 Python takes a second to read the code, and the suite types hundreds of commands. So they are forked from a process that
-has read it, and has done nothing else.
+has read it, and has done nothing else; what Python itself takes from an environment is that one's.
 """
 
 import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +48,8 @@ class Parent:
         self._ours, theirs = socket.socketpair()
         with theirs:
             line = [sys.executable, "-m", "tests.shell", str(theirs.fileno())]
-            self._process = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            options = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "start_new_session": True}
+            self._process = subprocess.Popen(line, **options, pass_fds=[theirs.fileno()])
         self._ours.settimeout(_TIMEOUT)
         self._lock = threading.Lock()
 
@@ -55,10 +58,17 @@ class Parent:
         with self._lock, self._ours.makefile("rw") as wire:
             wire.write(json.dumps(command) + "\n")
             wire.flush()
-            return int(wire.readline())
+            try:
+                return int(wire.readline())
+            except BaseException:  # it may hang, and would answer the next one instead
+                self.end()
+                _parent.cache_clear()
+                raise
 
     def end(self) -> None:
         self._ours.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

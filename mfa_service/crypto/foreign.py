@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-import bcrypt
 from werkzeug.security import check_password_hash
+
+from mfa_service.crypto.libcrypt import MAX_BYTES, hashpw
 
 # The whole shape of each kind: a damaged hash is none, rather than one that no password fits.
 _ROUNDS, _SALT = "[1-9][0-9]{0,7}", r"\$[^$]+\$"
@@ -34,8 +35,6 @@ _BCRYPT = re.compile(rf"\$2[aby]{BCRYPT_REST}")
 _DJANGO_BCRYPT = re.compile(rf"bcrypt(_sha256)?\$\$2[aby]{BCRYPT_REST}")
 #: What passlib verifies, by its own names (libpass is the kept passlib).
 _PASSLIB = ("argon2", "sha256_crypt", "sha512_crypt", "pbkdf2_sha1", "pbkdf2_sha256", "pbkdf2_sha512", "bcrypt_sha256")
-#: bcrypt never read more; newer versions of the library refuse to be given more.
-_BCRYPT_BYTES = 72
 
 
 def is_known(stored: str) -> bool:
@@ -66,7 +65,8 @@ def _is_werkzeug(password: str, stored: str) -> bool:
 
 
 def _is_bcrypt(password: str, stored: str) -> bool:
-    return bcrypt.checkpw(password.encode()[:_BCRYPT_BYTES], stored.encode())
+    hashed = b"$2b" + stored.encode()[3:]  # the letter says which of bcrypt's early bugs was mended, and no more
+    return hmac.compare_digest(hashpw(password.encode()[:MAX_BYTES], hashed), hashed)
 
 
 def _is_django_pbkdf2(password: str, stored: str) -> bool:

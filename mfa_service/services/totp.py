@@ -146,9 +146,8 @@ class TOTP:
 
     def forget_confirmed(self, user_id: str) -> None:
         """Drop the confirmed authenticator."""
-        self._session.execute(
-            delete(TOTPSecret).where(TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_not(None))
-        )
+        confirmed = TOTPSecret.user_id == user_id, TOTPSecret.confirmed_at.is_not(None)
+        self._session.execute(delete(TOTPSecret).where(*confirmed))
 
     def forget_all(self, user_id: str) -> None:
         """Drop every authenticator of a user."""
