@@ -57,7 +57,7 @@ def test_the_constants_are_what_was_measured_on_two_cores() -> None:
 
 def test_for_what_two_cores_did_of_both_at_once_the_model_asks_for_some_more() -> None:
     checks = measure(r"profile at ([\d,]+)/s beside a login storm, PostgreSQL")
-    logins = measure(r"logins of the storm, PostgreSQL .*?\| ([\d.]+)/s;")
+    logins = measure(r"logins of the storm, PostgreSQL .*?\| ([\d.]+)/s")
     value = constants()
     assert 2 <= checks / value["checks"] + logins / value["sign_ins"] <= 3
 
