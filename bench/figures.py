@@ -47,12 +47,14 @@ class Effort:
     storms: int
     storm_seconds: float
     mixed: int
+    #: How many of each kind are asked for the medians of growth.
+    asked: int
     users: tuple[int, ...]
     pools: tuple[tuple[int, int], ...]
 
 
-QUICK = Effort(2, 2, 1, 3, 300, (500, 5_000), POOLS[:1])
-FULL = Effort(5, 5, 5, 30, 10_000, (1_000, 100_000, 1_000_000), POOLS)
+QUICK = Effort(2, 2, 1, 3, 300, 15, (500, 5_000), POOLS[:1])
+FULL = Effort(5, 5, 5, 30, 10_000, 100, (1_000, 100_000, 1_000_000), POOLS)
 
 
 @dataclass
@@ -317,7 +319,7 @@ class Round:
 
 def of_growth(bench: Bench, name: str, effort: Effort, plots: Plots) -> Iterator[Figure]:
     """How much longer everything takes with the most rows than with the fewest."""
-    sizes = plots.growth[name] = list(grow(bench, list(effort.users), 20 * effort.rounds))
+    sizes = plots.growth[name] = list(grow(bench, list(effort.users), effort.asked))
     fewest, most = sizes[0], sizes[-1]
     for what, seconds in most.took.items():
         ratio = seconds / fewest.took[what]

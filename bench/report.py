@@ -68,7 +68,7 @@ def _text(figures: list[Figure], plots: Plots, effort: Effort, *, is_whole: bool
     for name, what in (
         ("storm", "The profile route at a fixed rate, alone and beside twenty connections that do nothing but log in"),
         ("growth", "Medians of one request after another, as users and audit events grow"),
-        ("hashing", "Logins a second by how many log in at once, and what the cores can hash"),
+        ("hashing", "Logins a second by how many log in at once, and what the package bcrypt reaches alone"),
     ):
         lines += ["", f"![{what}](plots/{name}.svg)", "", f"*{what}.*"]
     return "\n".join(lines) + "\n"

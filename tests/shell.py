@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -67,9 +66,9 @@ class Parent:
 
     def end(self) -> None:
         self._ours.close()
-        with suppress(ProcessLookupError):
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._process.wait()
 
 
 @cache

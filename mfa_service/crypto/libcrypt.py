@@ -23,7 +23,7 @@ _PASSWORD = b"correct horse battery staple"
 _HASH = b"$2b$04$kTYFYqwZCg1upKqjnHQt2.SZRHzRNg0kGOlVqQ1LjoqZadLxg4JGe"
 
 
-def fastest(names: Iterable[str] = NAMES, load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> Hash:
+def choose(names: Iterable[str] = NAMES, load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> Hash:
     """The first of these libraries that is there and hashes as bcrypt does, or the package's function."""
     for name in names:
         with suppress(OSError, AttributeError):
@@ -50,4 +50,4 @@ def _or_package(crypt: Callable[[bytes, bytes], bytes | None]) -> Hash:
 
 
 #: Hash as `bcrypt.hashpw` does. `salt` is one that `bcrypt.gensalt` made, or a whole hash to compare with.
-hashpw = fastest()
+hashpw = choose()

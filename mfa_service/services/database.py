@@ -71,7 +71,7 @@ def engine_for(host: Engine) -> Engine:
     if host.dialect.name != "sqlite":
         return host
     if host.url.database in (None, "", ":memory:") or host.url.query.get("mode") == "memory":
-        raise ConfigurationError(["SQLite needs a file, :memory: is one for each thread: set MFA_DATABASE_URL"])
+        raise ConfigurationError(["SQLite needs a file (each thread has a :memory: of its own): set MFA_DATABASE_URL"])
     engine = _sqlite_at(host.url)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -52,6 +52,16 @@ def test_the_right_password_passes_and_no_other(kind: str) -> None:
     assert needs_rehash(stored, 4)
 
 
+@pytest.mark.parametrize("prefix", ["2a", "2b", "2y"])
+@pytest.mark.parametrize("secret", ["ÿ", "été ÿÿÿÿ", "日本語" * 8, "a" * 71 + "é", "nul\0tail"])
+def test_whatever_letter_bcrypt_was_written_with_it_reads_72_bytes(prefix: str, secret: str) -> None:
+    read = secret.encode()[:72]
+    stored = bcrypt.hashpw(read, bcrypt.gensalt(4)).decode().replace("$2b$", f"${prefix}$", 1)
+    assert verify_password(secret, stored, 4)
+    assert verify_password(secret + "more", stored, 4) is (len(read) == 72)
+    assert not verify_password("b" + secret, stored, 4)
+
+
 @pytest.mark.parametrize("kind", HASHES)
 def test_a_hash_that_is_cut_or_changed_lets_nobody_in(kind: str) -> None:
     stored = HASHES[kind]

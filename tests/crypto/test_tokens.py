@@ -323,9 +323,8 @@ def test_spare_bits_make_no_second_spelling() -> None:
 
 def test_the_other_base64_alphabet_makes_no_second_spelling() -> None:
     # A signature is another one each time it is made.
-    tokens = (forged(claims={"username": str(number)}) for number in range(1000))
-    token = next(token for token in tokens if set("-_") & set(token))
-    assert verifier().access(token, now=NOW)
+    token = next(token for token in iter(forged, None) if set("-_") & set(token))
+    assert verifier().access(token, now=NOW) == ADA
     ensure_refused(token.replace("-", "+").replace("_", "/"))
 
 
