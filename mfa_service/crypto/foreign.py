@@ -65,7 +65,7 @@ def _is_werkzeug(password: str, stored: str) -> bool:
 
 
 def _is_bcrypt(password: str, stored: str) -> bool:
-    hashed = b"$2b" + stored.encode()[3:]  # the letter says which of bcrypt's early bugs was mended, and no more
+    hashed = stored.encode()  # of $2a libxcrypt takes some passwords with a byte 0xff otherwise: UTF-8 has none
     return hmac.compare_digest(hashpw(password.encode()[:MAX_BYTES], hashed), hashed)
 
 
