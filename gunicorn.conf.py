@@ -12,7 +12,9 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from gunicorn.glogging import Logger
@@ -52,6 +54,7 @@ class Worker(ThreadWorker):
     def init_process(self):
         """Begin with nobody who is late."""
         self.late_at = {}
+        self.parking = threading.Lock()
         super().init_process()
 
     def accept(self, listener):
@@ -77,6 +80,8 @@ class Worker(ThreadWorker):
         gthread keeps the door open until all have gone, and lets nobody in: who came meanwhile was cut off in the end,
         and what is sent once, such as a password, no proxy sends again.
         """
+        with self.parking:
+            pass  # whoever saw no end yet has put its connection back by now, where the loop counts them
         for listener in self.sockets:
             before = -1
             while self.nr_conns != before:
@@ -93,7 +98,20 @@ class Worker(ThreadWorker):
     def enqueue_req(self, conn):
         """Give a client's connection to a thread; the client's time runs from here."""
         self.late_at[conn] = time.monotonic() + READ_SECONDS
-        super().enqueue_req(conn)
+        self.tpool.submit(self.handle, conn).add_done_callback(partial(self.answered, conn))
+
+    def answered(self, conn, answer):
+        """Put back a connection that is kept, in the client's thread; the loop sees to all others, and near the end.
+
+        gthread wakes its loop for this, once more for each request. epoll and kqueue let others add while one waits.
+        """
+        with self.parking:
+            is_kept = self.alive and answer.exception() is None and answer.result() is True
+            # Who has sent the next request already is answered at once, and that not in here.
+            if is_kept and not conn.parser.unreader.buf.getvalue():
+                self.finish_request(conn, answer)
+                return
+        self.method_queue.defer(self.finish_request, conn, answer)
 
     def handle(self, conn):
         """Answer one request; whether the connection is kept.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import socket
 import statistics
@@ -114,14 +115,15 @@ class Caller:
 def at_rate(url: str, token: str, rate: float, seconds: float, connections: int = 8) -> Answers:
     """What hey says of a fixed rate. A client in Python would take a share of the cores that is none of the service's.
 
-    A connection whose answer is late asks less often than it should: the rate that was kept shows it.
+    A connection whose answer is late asks less often than it should: the rate that was kept shows it. hey has one core:
+    with more, its threads look for work on the others, where the service's own should be.
     """
     each = f"{rate / connections:.3f}"
     command = ["hey", "-o", "csv", "-z", f"{seconds:.0f}s", "-c", f"{connections}", "-q", each]
+    command += ["-H", f"Authorization: Bearer {token}", url]
     idle, there = _ticks()
-    told = subprocess.run(
-        [*command, "-H", f"Authorization: Bearer {token}", url], capture_output=True, text=True, check=True
-    ).stdout
+    environment = os.environ | {"GOMAXPROCS": "1"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     idle_then, there_then = _ticks()
     answers = Answers(lasted=seconds, busy=1 - (idle_then - idle) / (there_then - there))
     for row in csv.DictReader(told.splitlines()):

@@ -133,6 +133,43 @@ def test_stopped_while_it_replaces_a_worker_it_stops_at_once(tmp_path: Path) -> 
         assert time.monotonic() - began < 15
 
 
+@pytest.mark.faults("Q12")
+def test_a_connection_that_is_put_back_just_as_the_end_begins_does_not_delay_it(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.conf.py"
+    slow.write_text(
+        "import collections, runpy, time\n"
+        f"globals().update(runpy.run_path({str(ROOT / 'gunicorn.conf.py')!r}))\n"
+        "class Connections(collections.deque):\n"
+        "    def append(self, connection):\n"
+        "        time.sleep(1)  # a busy machine: the stop comes just now\n"
+        "        super().append(connection)\n"
+        "class Slow(Worker):\n"
+        "    def init_process(self):\n"
+        "        self.keepalived_conns = Connections()\n"
+        "        super().init_process()\n"
+        "worker_class = Slow\n"
+    )
+    with Shipped(tmp_path / "instance", "-c", str(slow)) as shipped:
+        url = urlsplit(shipped.address)
+        with socket.create_connection((url.hostname, url.port), timeout=20) as kept:
+            kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+            began = time.monotonic()
+            shipped.stop()
+        assert 0.5 < time.monotonic() - began < 15
+
+
+def test_requests_that_come_at_once_on_one_connection_are_answered_in_turn(shipped: "Shipped") -> None:
+    url, times = urlsplit(shipped.address), 20
+    with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * times)
+        received = b""
+        while received.count(b'{"status":"ok"}') < times:
+            received += connection.recv(65536) or pytest.fail("hung up")
+        connection.sendall(b"GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"HTTP/1.1 404 " in connection.recv(65536)
+
+
 def test_its_workers_serve_without_the_rest_of_it_as_the_floors_of_the_bench_do(tmp_path: Path) -> None:
     with Shipped(tmp_path / "instance", "-c", "bench/floor_workers.py") as floor:
         assert _raw(floor.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
