@@ -186,7 +186,7 @@ class Measures:
         seconds, profile = self._effort.storm_seconds, f"{service}/api/profile"
         time.sleep(PAUSE)
         floor = floors.hashes_a_second(seconds / 3)
-        rate = load.reached(profile, self._token, self._effort.seconds) / 4
+        rate = load.throughput(profile, self._token, self._effort.seconds) / 4
         alone = load.at_rate(profile, self._token, rate, seconds / 2)
         with Beside(service, self._logins, seconds) as storm:
             kept = load.at_rate(profile, self._token, rate, seconds)
@@ -210,14 +210,12 @@ class Measures:
         return self._figure("both saturated, sum of shares", "≥ 0.85", f"{total:.2f}", total >= 0.85, told)
 
     def _pool(self, threads: int, queue: int) -> Pool:
-        seconds = self._effort.storm_seconds / 2
+        seconds, rate = self._effort.storm_seconds / 2, self._idle / 4
         settings = {"MFA_HASHING_THREADS": str(threads), "MFA_HASHING_QUEUE": str(queue)}
         floor = floors.hashes_a_second(seconds)
         with self._bench.service(**settings) as service:
-            profile = f"{service}/api/profile"
-            rate = load.reached(profile, self._token, self._effort.seconds) / 4
             with Beside(service, self._logins, seconds) as storm:
-                kept = load.at_rate(profile, self._token, rate, seconds)
+                kept = load.at_rate(f"{service}/api/profile", self._token, rate, seconds)
             time.sleep(PAUSE)
         return Pool(threads, queue, storm.rate / floor, len(storm.refusals), kept.percentile(0.99))
 

@@ -116,23 +116,12 @@ def at_rate(url: str, token: str, rate: float, seconds: float, connections: int 
 
     A connection whose answer is late asks less often than it should: the rate that was kept shows it.
     """
-    return _hey(url, token, seconds, connections, "-q", f"{rate / connections:.3f}")
-
-
-def reached(url: str, token: str, seconds: float) -> float:
-    """Requests a second that hey gets through: what a part of it as a fixed rate is measured by.
-
-    hey takes several times as much of the cores as wrk. A quarter of what wrk reaches would be more than a quarter of
-    what the machine can do with hey.
-    """
-    return _hey(url, token, seconds, CONNECTIONS).rate(200)
-
-
-def _hey(url: str, token: str, seconds: float, connections: int, *options: str) -> Answers:
-    command = ["hey", "-o", "csv", "-z", f"{seconds:.0f}s", "-c", f"{connections}", *options]
-    command += ["-H", f"Authorization: Bearer {token}", url]
+    each = f"{rate / connections:.3f}"
+    command = ["hey", "-o", "csv", "-z", f"{seconds:.0f}s", "-c", f"{connections}", "-q", each]
     idle, there = _ticks()
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [*command, "-H", f"Authorization: Bearer {token}", url], capture_output=True, text=True, check=True
+    ).stdout
     idle_then, there_then = _ticks()
     answers = Answers(lasted=seconds, busy=1 - (idle_then - idle) / (there_then - there))
     for row in csv.DictReader(told.splitlines()):

@@ -50,8 +50,7 @@ def _text(figures: list[Figure], plots: Plots, effort: Effort, *, is_whole: bool
         "",
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}; {served}; metrics and access log on.",
         f"{rounds} Figures are ratios to floors (`bench/floors.py`) of the same run.",
-        f"The login storm: {effort.storms} rounds of {effort.storm_seconds:.0f} s, each beside floors of its own;"
-        " the rate beside it is a quarter of what the same client, hey, reaches alone.",
+        f"The login storm: {effort.storms} rounds of {effort.storm_seconds:.0f} s, each beside floors of its own.",
         "Codes, both saturated and memory are looked at once for each database, and for longer.",
         "`bcrypt` is the package; the service hashes by the machine's libcrypt, where it can, which is a fifth faster.",
         "",
