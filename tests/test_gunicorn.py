@@ -23,6 +23,7 @@ from tests.conftest import ROOT, Clock, free_port
 from tests.factories import log_in, register
 
 pytestmark = pytest.mark.services
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -88,22 +89,21 @@ def test_who_does_not_end_a_request_is_not_heard_out_for_ever(shipped: "Shipped"
             connection.sendall(begun + b"\r\n{")
         answers = [b"".join(iter(lambda: connection.recv(65536), b"")) for connection in late]  # noqa: B023
     assert {answer[:13] for answer in answers} == {b"", b"HTTP/1.1 400 "}, "and each of them is closed"
-    assert _raw(shipped.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+    assert _raw(shipped.address, HEALTH)[0] == 200
 
 
 @pytest.mark.faults("Q12")
 def test_while_it_stops_nobody_who_gets_a_connection_goes_without_an_answer(shipped: "Shipped") -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     url, outcomes = urlsplit(shipped.address), []
     with socket.create_connection((url.hostname, url.port), timeout=20) as kept:
-        kept.sendall(request)  # it is kept open, and waited for: a stop takes a while
+        kept.sendall(HEALTH)  # it is kept open, and waited for: a stop takes a while
         assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
-        outcomes.append(_raw(shipped.address, request)[0])
+        outcomes.append(_raw(shipped.address, HEALTH)[0])
         stopping = threading.Thread(target=shipped.stop)
         stopping.start()
         while stopping.is_alive():
             try:
-                outcomes.append(_raw(shipped.address, request)[0])
+                outcomes.append(_raw(shipped.address, HEALTH)[0])
             except ConnectionRefusedError:
                 outcomes.append(0)
                 time.sleep(0.01)
@@ -114,16 +114,13 @@ def test_while_it_stops_nobody_who_gets_a_connection_goes_without_an_answer(ship
 
 @pytest.mark.faults("Q3")
 def test_stopped_while_it_replaces_a_worker_it_stops_at_once(tmp_path: Path) -> None:
-    slow = tmp_path / "slow.conf.py"
-    slow.write_text(
-        "import runpy, time\n"
-        f"globals().update(runpy.run_path({str(ROOT / 'gunicorn.conf.py')!r}))\n"
-        "given = post_fork\n"
-        "def post_fork(server, worker):\n"
-        "    given(server, worker)\n"
-        "    time.sleep(1)  # a busy machine: it has no signal handlers of its own yet\n"
-    )
-    with Shipped(tmp_path / "instance", "-c", str(slow)) as shipped:
+    no_handlers_yet = """
+given = post_fork
+def post_fork(server, worker):
+    given(server, worker)
+    time.sleep(1)
+"""
+    with Shipped(tmp_path / "instance", *_busy(tmp_path, no_handlers_yet)) as shipped:
         (before,) = shipped.workers()
         os.kill(before, signal.SIGKILL)
         while shipped.workers() in ([], [before]):
@@ -135,44 +132,82 @@ def test_stopped_while_it_replaces_a_worker_it_stops_at_once(tmp_path: Path) -> 
 
 @pytest.mark.faults("Q12")
 def test_a_connection_that_is_put_back_just_as_the_end_begins_does_not_delay_it(tmp_path: Path) -> None:
-    slow = tmp_path / "slow.conf.py"
-    slow.write_text(
-        "import collections, runpy, time\n"
-        f"globals().update(runpy.run_path({str(ROOT / 'gunicorn.conf.py')!r}))\n"
-        "class Connections(collections.deque):\n"
-        "    def append(self, connection):\n"
-        "        time.sleep(1)  # a busy machine: the stop comes just now\n"
-        "        super().append(connection)\n"
-        "class Slow(Worker):\n"
-        "    def init_process(self):\n"
-        "        self.keepalived_conns = Connections()\n"
-        "        super().init_process()\n"
-        "worker_class = Slow\n"
-    )
-    with Shipped(tmp_path / "instance", "-c", str(slow)) as shipped:
+    the_end_begins_meanwhile = """
+class Connections(collections.deque):
+    def append(self, connection):
+        time.sleep(1)
+        super().append(connection)
+class Busy(Worker):
+    def init_process(self):
+        self.keepalived_conns = Connections()
+        super().init_process()
+worker_class = Busy
+"""
+    with Shipped(tmp_path / "instance", *_busy(tmp_path, the_end_begins_meanwhile)) as shipped:
         url = urlsplit(shipped.address)
         with socket.create_connection((url.hostname, url.port), timeout=20) as kept:
-            kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            kept.sendall(HEALTH)
             assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
             began = time.monotonic()
             shipped.stop()
         assert 0.5 < time.monotonic() - began < 15
 
 
-def test_requests_that_come_at_once_on_one_connection_are_answered_in_turn(shipped: "Shipped") -> None:
-    url, times = urlsplit(shipped.address), 20
-    with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * times)
-        received = b""
-        while received.count(b'{"status":"ok"}') < times:
-            received += connection.recv(65536) or pytest.fail("hung up")
-        connection.sendall(b"GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"HTTP/1.1 404 " in connection.recv(65536)
+@pytest.mark.faults("Q12")
+def test_a_connection_that_is_put_back_after_the_end_has_begun_is_no_accident(tmp_path: Path) -> None:
+    answered_late_and_counted_slowly = """
+class Connections(collections.deque):
+    def __iter__(self):
+        for connection in super().__iter__():
+            time.sleep(2)
+            yield connection
+class Busy(Worker):
+    def init_process(self):
+        self.keepalived_conns = Connections()
+        super().init_process()
+    def answered(self, conn, answer):
+        time.sleep(1)
+        super().answered(conn, answer)
+worker_class = Busy
+"""
+    with Shipped(tmp_path / "instance", *_busy(tmp_path, answered_late_and_counted_slowly)) as shipped:
+        url = urlsplit(shipped.address)
+        with contextlib.ExitStack() as open_until:
+            for pause in (1.5, 0):  # one that is counted, then one that comes back while it is
+                kept = open_until.enter_context(socket.create_connection((url.hostname, url.port), timeout=20))
+                kept.sendall(HEALTH)
+                assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+                time.sleep(pause)
+            said = shipped.stop()
+    assert "Exception in worker process" not in said
+
+
+def test_requests_that_come_at_once_on_one_connection_are_all_answered(tmp_path: Path) -> None:
+    answered_before_anybody_asks = """
+class Pool(futures.ThreadPoolExecutor):
+    def submit(self, *work):
+        answer = super().submit(*work)
+        futures.wait([answer])
+        return answer
+class Busy(Worker):
+    def get_thread_pool(self):
+        return Pool(self.cfg.threads)
+worker_class = Busy
+"""
+    with Shipped(tmp_path / "instance", *_busy(tmp_path, answered_before_anybody_asks)) as shipped:
+        url, times = urlsplit(shipped.address), 20
+        with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
+            connection.sendall(HEALTH * times)
+            received = b""
+            while received.count(b'{"status":"ok"}') < times:
+                received += connection.recv(65536) or pytest.fail("hung up")
+            connection.sendall(b"GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"HTTP/1.1 404 " in connection.recv(65536)
 
 
 def test_its_workers_serve_without_the_rest_of_it_as_the_floors_of_the_bench_do(tmp_path: Path) -> None:
     with Shipped(tmp_path / "instance", "-c", "bench/floor_workers.py") as floor:
-        assert _raw(floor.address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+        assert _raw(floor.address, HEALTH)[0] == 200
 
 
 def test_all_that_is_wrong_is_said_once_and_no_worker_starts(tmp_path: Path) -> None:
@@ -257,6 +292,14 @@ def test_a_secret_of_enrol_is_wiped_after_ten_minutes_and_that_of_registration_i
 # ── means ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _busy(folder: Path, what: str) -> tuple[str, str]:
+    """Options for the shipped configuration on a machine that is busy just then: `what` makes the moment long."""
+    path = folder / "busy.conf.py"
+    shipped = f"globals().update(runpy.run_path({str(ROOT / 'gunicorn.conf.py')!r}))\n"
+    path.write_text(f"import collections, runpy, time\nfrom concurrent import futures\n{shipped}{what}")
+    return "-c", str(path)
+
+
 class Shipped:
     """wsgi.py under gunicorn.conf.py, with keys of its own."""
 
@@ -268,7 +311,9 @@ class Shipped:
             line = [sys.executable, "-m", "flask", "mfa", command]
             subprocess.run(line, env=environment, check=True, capture_output=True)
         line = [sys.executable, "-m", "gunicorn", *options, "wsgi:app"]
-        self._process = subprocess.Popen(line, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            line, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert self._process.stderr is not None
         self._said = [next(self._process.stderr) for _ in range(4)]  # up to "Booting worker"
 
@@ -276,7 +321,8 @@ class Shipped:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # a worker that hangs would outlive it
         self._process.communicate()
 
     def workers(self) -> list[int]:
