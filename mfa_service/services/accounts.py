@@ -255,15 +255,12 @@ class Accounts:
         # A right password that was changed while it was hashed is no guess: it is refused, not counted.
         is_outdated = bool(user and stored and verdict.is_right and user.password_set_at != stored.set_at)
         is_looked_at = user is not None and is_open and not is_outdated
-        # For nobody, too, and where the password is not looked at: the same statements, changing nothing.
-        counted_id = user.id if user and is_looked_at else ""
-        counted = [subject for subject in subjects if self.locks.attempt(counted_id, subject)]
-        if not user or not stored or not is_looked_at:
-            self._refuse(stored, client, locked=not is_open)
-        if not verdict.is_right:
-            for subject in counted:
-                self.locks.failed(user.id, subject, client)
-            self._refuse(stored, client)
+        if not (user and stored and is_looked_at and verdict.is_right):
+            # For nobody, too, and where the password is not looked at: the same statements, changing nothing.
+            counted_id = user.id if user and is_looked_at else ""
+            for subject in [subject for subject in subjects if self.locks.attempt(counted_id, subject)]:
+                self.locks.failed(counted_id, subject, client)
+            self._refuse(stored, client, **({} if is_looked_at else {"locked": not is_open}))
         self.locks.passed(user.id, *subjects)
         self.audit.record(Event.PASSWORD_ACCEPTED, client, user_id=user.id)
         if not verdict.is_old and self.vault.is_stale(stored.sealed):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from mfa_service.services import Services
 from mfa_service.services.audit import ClientInfo
 from mfa_service.services.login import MFAPending, SignedIn
 from tests.conftest import Clock
-from tests.factories import Person
+from tests.factories import PASSWORD, Person
 from tests.services import (
     CLIENT,
     STRANGER,
@@ -600,14 +601,28 @@ def test_a_login_costs_the_same_writes_for_a_wrong_password_a_locked_or_disabled
     register(services, "bob")
     rows("UPDATE mfa_users SET disabled_at = created_at WHERE username = 'bob'")
     writes = {}
-    for case, username in (("wrong", "ada"), ("disabled", "bob"), ("nobody", "nobody"), ("locked", "ada")):
+    cases = [
+        ("wrong", "ada", "wrong"),
+        ("disabled", "bob", "wrong"),
+        ("right but disabled", "bob", PASSWORD),
+        ("nobody", "nobody", "wrong"),
+        ("locked", "ada", "wrong"),
+        ("right but locked", "ada", PASSWORD),
+    ]
+    for case, username, password in cases:
         if case == "locked":
             for _ in range(4):
                 guess_password(services)
         with writes_of(services) as said:
-            ensure_refused(InvalidCredentials, lambda name=username: services.login.begin(name, "wrong", CLIENT))
+            ensure_refused(InvalidCredentials, partial(services.login.begin, username, password, CLIENT))
         writes[case] = len(said)
     assert len(set(writes.values())) == 1, writes
+
+
+def test_a_right_password_writes_no_counter(services: Services, ada: Person) -> None:
+    with writes_of(services) as said:
+        log_in(services, ada)
+    assert [statement for statement in said if "mfa_locks" in statement and "DELETE" not in statement] == []
 
 
 # ── fixtures and helpers ─────────────────────────────────────────────────────────────────────────
