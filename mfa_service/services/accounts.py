@@ -258,7 +258,8 @@ class Accounts:
         if not (user and stored and is_looked_at and verdict.is_right):
             # For nobody, too, and where the password is not looked at: the same statements, changing nothing.
             counted_id = user.id if user and is_looked_at else ""
-            for subject in [subject for subject in subjects if self.locks.attempt(counted_id, subject)]:
+            counted = [subject for subject in subjects if self.locks.attempt(counted_id, subject)]
+            for subject in counted:
                 self.locks.failed(counted_id, subject, client)
             self._refuse(stored, client, **({} if is_looked_at else {"locked": not is_open}))
         self.locks.passed(user.id, *subjects)

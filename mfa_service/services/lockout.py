@@ -2,8 +2,9 @@
 
 From the fifth failure on, the next try is let through after 1, 2, 4 … seconds, at most 15 minutes; tries in between
 are refused unseen and make it no longer. At 100 failures in a row a second factor is disabled, and goes on counting
-as a factor. An attempt is counted as a failure before the proof is looked at, in a unit that holds the user's row:
-of many at once no more are looked at than one after another would be.
+as a factor. All of it happens in a unit that holds the user's row: of many at once no more are looked at than one
+after another would be. A try with a second factor is counted as a failure before the proof is looked at; a password
+was compared before the unit began, so only one that is refused is counted.
 """
 
 import functools
@@ -71,7 +72,7 @@ def _counting(dialect: str) -> Executable:
 
 
 class Lockout:
-    """Counts failures of users. Units that call `attempt` hold the user's row (`Accounts.find_active`)."""
+    """Counts failures of users. Units that ask it for a judgement hold the user's row (`Users.find_active`)."""
 
     def __init__(self, session: scoped_session[Session], audit: Audit, now: Callable[[], datetime]) -> None:
         self._session = session
